@@ -1,0 +1,47 @@
+"""Fixtures that every test shares: the real weights, the GPU, and a random state that no test can leave changed."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    has_cuda = torch.cuda.is_available()
+    if os.environ.get("FIDFAST_REQUIRE_CUDA") == "1" and not has_cuda:
+        raise pytest.UsageError("FIDFAST_REQUIRE_CUDA=1, but torch sees no CUDA device")
+    if not has_cuda:
+        for item in items:
+            if "cuda" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
+@pytest.fixture(autouse=True)
+def _keep_random_state() -> Iterator[None]:
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    yield
+    torch.set_rng_state(torch_state)
+    np.random.set_state(numpy_state)
+    random.setstate(python_state)
+
+
+@pytest.fixture(scope="session")
+def weights_path() -> Path:
+    """The real FID Inception weights, as `fidfast weights install` leaves them."""
+    from fidfast.weights import WeightsError, find_weights
+
+    try:
+        return find_weights()
+    except WeightsError as error:
+        if os.environ.get("FIDFAST_REQUIRE_WEIGHTS") == "1":
+            raise
+        pytest.skip(f"no FID Inception weights here: {error}")
