@@ -1,5 +1,63 @@
-"""fidfast: fast, exact Fréchet Inception Distance."""
+"""fidfast: the Fréchet Inception Distance, exact and fast.
+
+The public names load on first use, so that ``import fidfast`` (and ``fidfast --help``) does no work.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "FIDResult": "fidfast.result",
+    "FidfastWarning": "fidfast.evaluate",
+    "compute_fid": "fidfast.evaluate",
+    "compute_statistics": "fidfast.evaluate",
+    "FeatureStatistics": "fidfast.statistics",
+    "StatisticsError": "fidfast.statistics",
+    "frechet_distance": "fidfast.frechet",
+    "FeatureExtractor": "fidfast.features",
+    "PRESETS": "fidfast.preprocessing",
+    "Preset": "fidfast.preprocessing",
+    "preprocess": "fidfast.preprocessing",
+    "ImagesError": "fidfast.images",
+    "WeightsError": "fidfast.weights",
+}
+
+__all__ = [
+    "PRESETS",
+    "FIDResult",
+    "FeatureExtractor",
+    "FeatureStatistics",
+    "FidfastWarning",
+    "ImagesError",
+    "Preset",
+    "StatisticsError",
+    "WeightsError",
+    "compute_fid",
+    "compute_statistics",
+    "frechet_distance",
+    "preprocess",
+]
+
+if TYPE_CHECKING:
+    from fidfast.evaluate import FidfastWarning, compute_fid, compute_statistics
+    from fidfast.features import FeatureExtractor
+    from fidfast.frechet import frechet_distance
+    from fidfast.images import ImagesError
+    from fidfast.preprocessing import PRESETS, Preset, preprocess
+    from fidfast.result import FIDResult
+    from fidfast.statistics import FeatureStatistics, StatisticsError
+    from fidfast.weights import WeightsError
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fidfast' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,76 @@
+# Two commands on a fresh machine that has python3 (3.10 or later), make and g++:
+#   make demo    set up, then FID on real photographs at rising distortion, with a report
+#   make test    set up, then every test
+# Both work in .venv here. Where the python3 at hand already has torch >= 2.6, that torch is used and never replaced.
+
+PYTHON ?= python3
+VENV   ?= .venv
+PEERS  ?= .venv-peers
+BIN    := $(VENV)/bin
+SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+
+# Installed only where there is no torch: this release has a small CPU build under its plain name.
+TORCH := torch==2.13.0
+
+# Prints the version of the torch at hand if it is new enough, and the folders that make it importable.
+define FIND_TORCH
+import os, sys, warnings
+warnings.simplefilter("ignore")
+try:
+    import torch
+except Exception:
+    sys.exit(1)
+if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+    sys.exit(1)
+print("torch==" + torch.__version__)
+print("\n".join(path for path in sys.path if path.rstrip("/").endswith(("site-packages", "dist-packages"))))
+endef
+export FIND_TORCH
+
+.PHONY: help setup weights demo test lint peers peers-test benchmarks benchmarks-quick clean
+
+help:
+	@sed -n '1,4p' Makefile | cut -c3-
+	@echo '  make lint, make peers-test, make benchmarks, make benchmarks-quick, make clean'
+
+$(VENV)/constraints.txt:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "fidfast needs Python 3.10 or later, and $(PYTHON) is `$(PYTHON) --version`."; \
+	    echo "Install a newer one, then: make PYTHON=python3.11 demo"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment (the lines above say why)."; \
+	    echo "On Debian or Ubuntu: apt-get install python3-venv python3-dev, then the same command again."; exit 1; }
+	@if $(PYTHON) -c "$$FIND_TORCH" > $(VENV)/found-torch.txt 2>/dev/null; then \
+	   head -n 1 $(VENV)/found-torch.txt > $(VENV)/constraints.part; \
+	   tail -n +2 $(VENV)/found-torch.txt > `echo $(VENV)/lib/python3*/site-packages`/torch-at-hand.pth; \
+	   echo "using the `cat $(VENV)/constraints.part` that is already here"; \
+	 else \
+	   echo "$(TORCH)" > $(VENV)/constraints.part; \
+	   $(BIN)/pip install --quiet --disable-pip-version-check $(TORCH); \
+	 fi
+	@mv $(VENV)/constraints.part $@
+
+$(VENV)/installed: $(VENV)/constraints.txt $(SOURCES)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt --editable ".[dev,report]"
+	@touch $@
+
+setup: $(VENV)/installed
+
+weights: setup
+	@$(BIN)/fidfast weights >/dev/null 2>&1 || $(BIN)/fidfast weights install
+
+demo: weights
+	$(BIN)/fidfast demo
+
+test: weights
+	FIDFAST_REQUIRE_WEIGHTS=1 $(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build demo-output $(VENV) $(PEERS)
+	find . -name '__pycache__' -prune -exec rm -rf {} +
+	find fidfast -name '*.so' -delete

