@@ -1,0 +1,1 @@
+"""Benchmarks: equal numbers first, then time (benchmarks/README.md)."""

@@ -1,0 +1,201 @@
+"""Parity on thousands of images: our FID against each tool's, below and above n = 2048, on three kinds of images.
+
+    python -m benchmarks.parity                     all stages; about 70 minutes of two cores at the default size
+    python -m benchmarks.parity --common 0          n = 300 a side only
+    python -m benchmarks.parity --stage peers       the other tools' features alone (kept, so a run can be resumed)
+
+Per kind there are two sets of 300 images that differ and four of 440 that both sides share. Below 2048: 300 against 300.
+Above: 300 + 1760 against 300 + 1760. The sides share images so that FID is small, where the tolerance is tightest, and so
+that each tool's network sees every image once. Features are the tool's own, and so is the arithmetic after them
+(benchmarks/peer_runs.py); ours come from `compute_statistics`, merged as a user would merge them.
+Each peer's value also stands beside the exact one for the peer's own features (nuclear norm, SVD in float64), which says
+whose rounding a difference is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.image_sets import KINDS, icons_from, make_image_set
+from benchmarks.paths import BUILD
+from benchmarks.peer_runs import FEATURE_DIMS, TOOLS, load_features, missing
+from benchmarks.peer_weights import make_peer_weights, peer_environment
+from benchmarks.timing import environment, write_result
+
+SIZES = {"photographs": 256, "icons": 128, "gray": 64}
+RELATIVE, ABSOLUTE = 1e-4, 1e-4  # tests/tolerances.py, row "fid/peer"
+PARITY = BUILD / "parity"
+
+
+def blocks(common: int) -> dict[str, int]:
+    return {"real": 300, "generated": 300, **{f"common-{part}": common // 4 for part in range(4) if common >= 4}}
+
+
+def folder_of(kind: str, block: str, count: int) -> Path:
+    seed = 100 + ["real", "generated", *(f"common-{part}" for part in range(4))].index(block)
+    form = "jpeg" if block == "generated" and kind != "icons" else "png"
+    return make_image_set(kind, count, size=SIZES[kind], seed=seed, form=form)
+
+
+def cases(tool: str, common: int) -> Iterator[tuple[str, int, list[str], list[str]]]:
+    """(name, feature_dim, blocks of the real side, blocks of the generated side)"""
+    shared = [block for block in blocks(common) if block.startswith("common")]
+    for feature_dim in FEATURE_DIMS[tool]:
+        yield "below", feature_dim, ["real"], ["generated"]
+    if shared:
+        yield "above", 2048, ["real", *shared], ["generated", *shared]
+
+
+def run_peer(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.peer_runs", *arguments]
+    done = subprocess.run(command, env=peer_environment(), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(arguments[:2])} failed:\n{done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def peer_features(tool: str, kind: str, block: str, count: int) -> Path:
+    """The tool's activations of one block, computed once: a peer's features never change for the same folder."""
+    output = PARITY / f"{tool}-{kind}-{block}-{count}.npz"
+    if not output.exists():
+        PARITY.mkdir(parents=True, exist_ok=True)
+        unfinished = output.with_suffix(".unfinished.npz")
+        run_peer("features", tool, str(folder_of(kind, block, count)), str(unfinished))
+        unfinished.rename(output)
+        print(f"parity: features of {tool}, {kind}, {block}", file=sys.stderr)
+    return output
+
+
+def source_tool(tool: str, kind: str, block: str) -> str:
+    """torchmetrics without antialiasing calls torch-fidelity's network and resize: its own pass is made once, to see that."""
+    own_pass = kind == "photographs" and not block.startswith("common")
+    return "torch-fidelity" if tool == "torchmetrics-antialias-false" and not own_pass else tool
+
+
+def exact_distance(real: np.ndarray, generated: np.ndarray) -> float:
+    """FID of features (N, D) from ‖Xc Ycᵀ‖_*: no square root of an eigenvalue near zero, at any rank."""
+    x, y = (values.astype(np.float64) for values in (real, generated))
+    difference = x.mean(0) - y.mean(0)
+    factors = [(values - values.mean(0)) / np.sqrt(len(values) - 1) for values in (x, y)]
+    # An n × D factor has the singular values of its R: with n > D the product below is D × D.
+    tall = [np.linalg.qr(factor, mode="r") if len(factor) > factor.shape[1] else factor for factor in factors]
+    nuclear = np.linalg.svd(tall[0] @ tall[1].T, compute_uv=False).sum()
+    return float(difference @ difference + sum((factor**2).sum() for factor in factors) - 2 * nuclear)
+
+
+def our_distances(preset: str, kind: str, common: int, weights: str | None) -> dict[tuple[str, int], float]:
+    import fidfast
+    from fidfast.frechet import statistics_distance
+
+    # One case list serves: presets that two tools share have the larger tool's dimensions.
+    tool = "clean-fid" if preset == "clean-fid" else "pytorch-fid"
+    values = {}
+    for name, feature_dim, *sides in cases(tool, common):
+        parts = {
+            block: fidfast.compute_statistics(
+                folder_of(kind, block, blocks(common)[block]),
+                preset=preset,
+                feature_dim=feature_dim,
+                weights=weights,
+                progress=False,
+            )
+            for block in {*sides[0], *sides[1]}
+        }
+        real, generated = (fidfast.FeatureStatistics.merged(parts[block] for block in side) for side in sides)
+        values[name, feature_dim] = float(statistics_distance(generated, real).value)
+        print(f"parity: ours, {preset}, {kind}, {name}, {feature_dim}: {values[name, feature_dim]:.6f}", file=sys.stderr)
+    return values
+
+
+def compare(tools: list[str], kinds: list[str], common: int, ours: dict[str, float]) -> list[dict[str, Any]]:
+    rows = []
+    for tool in tools:
+        for kind in kinds:
+            listed = list(cases(tool, common))
+            runs = [
+                {
+                    "feature_dim": feature_dim,
+                    **{
+                        side: [str(peer_features(source_tool(tool, kind, block), kind, block, blocks(common)[block])) for block in names]
+                        for side, names in (("real", real), ("generated", generated))
+                    },
+                }
+                for _, feature_dim, real, generated in listed
+            ]
+            theirs = run_peer("distances", tool, json.dumps(runs))["fid"]
+            for (name, feature_dim, *_), run, peer in zip(listed, runs, theirs, strict=True):
+                sets = [load_features(run[side], feature_dim) for side in ("real", "generated")]
+                value = ours[f"{TOOLS[tool][0]}/{kind}/{name}/{feature_dim}"]
+                tolerance = RELATIVE * abs(peer) + ABSOLUTE
+                row = {
+                    "tool": tool,
+                    "kind": kind,
+                    "n": [len(values) for values in sets],
+                    "feature_dim": feature_dim,
+                    "peer": peer,
+                    "peer_exact": exact_distance(*sets),
+                    "ours": value,
+                    "difference": value - peer,
+                    "tolerance": tolerance,
+                    "within": abs(value - peer) <= tolerance,
+                }
+                rows.append(row)
+                print(
+                    f"{tool:29s} {kind:12s} n={row['n'][0]:<5d} D={feature_dim:<5d} peer {peer:11.6f} "
+                    f"(its rounding {peer - row['peer_exact']:+.1e})  ours {value:11.6f}  difference {value - peer:+.1e}  "
+                    f"{'ok' if row['within'] else 'TOO FAR (tolerance %.1e)' % tolerance}"
+                )
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=("sets", "peers", "ours", "compare", "all"), default="all")
+    parser.add_argument("--common", type=int, default=1760, help="images that both sides share, for n above 2048; 0: none")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--blocks", nargs="+", help="with --stage peers: only these blocks")
+    parser.add_argument("--weights", help="the weight file that fidfast uses (default: where it finds them)")
+    given = parser.parse_args()
+    absent = [f"{tool} ({missing(tool)})" for tool in given.tools if missing(tool)]
+    if absent:
+        parser.error(f"not installed here: {', '.join(absent)}: run benchmarks/peers.sh and use .venv-peers/bin/python")
+    counts = blocks(given.common)
+    make_peer_weights()
+    if given.stage == "sets":
+        for kind in given.kinds:
+            for block, count in counts.items():
+                folder_of(kind, block, count)
+    if given.stage in ("peers", "all"):
+        for kind in given.kinds:
+            for block in given.blocks or counts:
+                for tool in dict.fromkeys(source_tool(tool, kind, block) for tool in given.tools):
+                    peer_features(tool, kind, block, counts[block])
+    kept = PARITY / "ours.json"
+    ours: dict[str, float] = json.loads(kept.read_text()) if kept.exists() and given.stage != "all" else {}
+    if given.stage in ("ours", "all"):
+        for preset in dict.fromkeys(TOOLS[tool][0] for tool in given.tools):
+            for kind in given.kinds:
+                for (name, feature_dim), value in our_distances(preset, kind, given.common, given.weights).items():
+                    ours[f"{preset}/{kind}/{name}/{feature_dim}"] = value
+                kept.write_text(json.dumps(ours, indent=1))
+    if given.stage in ("compare", "all"):
+        rows = compare(given.tools, given.kinds, given.common, ours)
+        settings = {"relative": RELATIVE, "absolute": ABSOLUTE, "icons_from": icons_from(), "sizes": SIZES}
+        write_result("parity", {"settings": settings, "rows": rows}, environment())
+        far = [row for row in rows if not row["within"]]
+        print(f"parity: {len(rows) - len(far)} of {len(rows)} within {RELATIVE}·FID + {ABSOLUTE}")
+        return 1 if far else 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
