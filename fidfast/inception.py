@@ -1,8 +1,7 @@
 """The FID Inception-v3 (TensorFlow graph of 2015-12-05) with its batch norms folded into the convolutions.
 
-What sets it apart from the Inception-v3 of torchvision: average pools count only valid pixels, the last block pools by
-maximum, batch-norm eps is 1e-3 and the input is stretched to 299×299. Features are means over the pixels of four places:
-after the first and the second max pool (64, 192), before Mixed_7a (768), after Mixed_7c (2048), as in pytorch-fid.
+What sets it apart from the Inception-v3 of torchvision: average pools count only valid pixels, the last block pools
+by maximum, batch-norm eps is 1e-3. Features are means over the pixels of four places: after the first and the second max pool (64, 192), before Mixed_7a (768), after Mixed_7c (2048), as in pytorch-fid.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ BATCH_NORM_EPS = 1e-3
 
 
 def fold_batch_norm(state_dict: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    """Weight (O, I, kh, kw) and bias (O,) of convolution `name` with its batch norm folded in, float64 inside → float32."""
+    """Weight (O, I, kh, kw) and bias (O,) of convolution `name` with its batch norm folded in; float64 inside."""
     weight = state_dict[f"{name}.conv.weight"].double()
     gamma, beta, mean, var = (
         state_dict[f"{name}.bn.{part}"].double() for part in ("weight", "bias", "running_mean", "running_var")
@@ -36,7 +35,7 @@ class Convolution(nn.Module):
     def __init__(self, state_dict: Mapping[str, Tensor], name: str, *, stride: int = 1, same: bool = True) -> None:
         super().__init__()
         weight, bias = fold_batch_norm(state_dict, name)
-        self.register_buffer("weight", weight)
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias)
         self.stride = (stride, stride)
         self.padding = (weight.shape[2] // 2, weight.shape[3] // 2) if same else (0, 0)
@@ -138,7 +137,7 @@ class BlockE(_Block):
 
 
 class Inception(nn.Module):
-    """(N, 3, 299, 299) normalised images → (N, feature_dim) float32 features; only the layers that `feature_dim` needs."""
+    """(N, 3, 299, 299) normalised images → (N, feature_dim) float32; only the layers that `feature_dim` needs."""
 
     def __init__(self, state_dict: Mapping[str, Tensor], feature_dim: int = 2048) -> None:
         super().__init__()

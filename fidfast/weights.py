@@ -116,7 +116,7 @@ def weights_identity(state_dict: Mapping[str, Tensor]) -> str:
     for name in sorted(_tensor_names()):
         tensor = state_dict[name].detach().to("cpu", torch.float32).contiguous()
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.numpy()))
+        digest.update(tensor.numpy().data)
     return digest.hexdigest()
 
 
