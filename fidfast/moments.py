@@ -1,0 +1,108 @@
+"""Mean and covariance as numbers: checked, and as sums about a fixed shift that can be added and combined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# A float32 covariance is symmetric to 1e-7 of its largest entry; one that is off by more was not made by a covariance.
+_SYMMETRY = 1e-5
+
+
+class StatisticsError(ValueError):
+    """Statistics that cannot be read, computed or compared; the message names the file or argument."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """n, a fixed shift k, Σ(x-k) and Σ(x-k)(x-k)ᵀ."""
+
+    count: int
+    shift: Tensor  # (D,) float32
+    total: Tensor  # (D,) float64
+    scatter: Tensor  # (D, D) float64
+
+
+def check_moments(mu: Any, sigma: Any, mu_name: str = "mu", sigma_name: str = "sigma") -> tuple[Tensor, Tensor]:
+    """A mean (D,) and covariance (D, D) as float64 tensors on their own device: finite, symmetric, of one size.
+
+    Raises:
+        StatisticsError: naming the argument, what was expected and what came.
+    """
+    mean, covariance = _real_tensor(mu, mu_name), _real_tensor(sigma, sigma_name)
+    if mean.ndim != 1 or mean.shape[0] == 0:
+        raise StatisticsError(f"{mu_name}: expected shape (D,), got {tuple(mean.shape)}")
+    size = mean.shape[0]
+    if covariance.shape != (size, size):
+        expected = f"expected shape ({size}, {size}) to go with {mu_name} ({size},)"
+        raise StatisticsError(f"{sigma_name}: {expected}, got {tuple(covariance.shape)}")
+    for name, value in ((mu_name, mean), (sigma_name, covariance)):
+        finite = torch.isfinite(value)
+        if not bool(finite.all()):
+            bad = torch.nonzero(~finite)
+            place = tuple(bad[0].tolist())
+            raise StatisticsError(
+                f"{name}: expected finite numbers, got {len(bad)} that are not, "
+                f"the first {float(value[place])} at {place}"
+            )
+    if not torch.equal(covariance, covariance.T):
+        skew = float((covariance - covariance.T).abs().max())
+        largest = float(covariance.abs().max())
+        if skew > _SYMMETRY * largest:
+            raise StatisticsError(
+                f"{sigma_name}: expected a symmetric matrix, got one that differs from its transpose by {skew:.3g} "
+                f"(largest entry {largest:.3g})"
+            )
+        covariance = (covariance + covariance.T) / 2
+    return mean, covariance
+
+
+def _real_tensor(value: Any, name: str) -> Tensor:
+    if isinstance(value, Tensor):
+        tensor = value
+    else:
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiu":
+            raise StatisticsError(f"{name}: expected real numbers, got dtype {array.dtype}")
+        tensor = torch.from_numpy(np.array(array, dtype=np.float64))
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise StatisticsError(f"{name}: expected real numbers, got dtype {tensor.dtype}")
+    if tensor.device.type == "mps":  # has no float64
+        tensor = tensor.cpu()
+    return tensor.to(torch.float64)
+
+
+def symmetric(matrix: Tensor) -> Tensor:
+    return (matrix + matrix.T) / 2
+
+
+def add_rows(sums: Sums, rows: Tensor, *, in_place: bool) -> Sums:
+    shifted = rows.double() - sums.shift.double()
+    add = torch.Tensor.addmm_ if in_place else torch.addmm
+    return Sums(
+        sums.count + len(rows), sums.shift, sums.total + shifted.sum(dim=0), add(sums.scatter, shifted.T, shifted)
+    )
+
+
+def sums_of_moments(count: int, mean: Tensor, centred_scatter: Tensor) -> Sums:
+    """Sums about the float32 nearest to the mean, where they are smallest."""
+    shift = mean.float()
+    rest = mean - shift.double()
+    return Sums(count, shift, count * rest, centred_scatter + count * torch.outer(rest, rest))
+
+
+def combine(a: Sums, b: Sums) -> Sums:
+    """The sums of both; where the shifts differ, by Chan's formula about the common mean."""
+    count = a.count + b.count
+    if torch.equal(a.shift, b.shift):
+        return Sums(count, a.shift, a.total + b.total, a.scatter + b.scatter)
+    centre_a, centre_b = a.total / a.count, b.total / b.count
+    apart = (b.shift.double() - a.shift.double()) + (centre_b - centre_a)
+    scatter = a.scatter - torch.outer(a.total, centre_a)
+    scatter += b.scatter - torch.outer(b.total, centre_b)
+    scatter += (a.count * b.count / count) * torch.outer(apart, apart)
+    return sums_of_moments(count, a.shift.double() + centre_a + apart * (b.count / count), scatter)
