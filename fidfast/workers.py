@@ -1,0 +1,173 @@
+"""Decoding in worker processes: images arrive in order, whatever the number of workers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from fidfast.decode import ImagesError, Unreadable, reason_of
+
+Item = torch.Tensor | Unreadable
+
+# Images a worker sends at once. Small, because what is under way occupies shared memory: at 256² one task is 1.5 MB.
+TASK_SIZE = 8
+
+
+class Reader(Protocol):
+    """Images that can be read in any order; pickles into a worker."""
+
+    def __len__(self) -> int: ...
+    def label(self, index: int) -> str: ...
+    def read(self, index: int) -> torch.Tensor: ...
+
+
+class Packed(NamedTuple):
+    """One task's images as a single tensor: one file descriptor, where a list would need one for each image."""
+
+    data: Any  # (bytes,) uint8 tensor in shared memory, or an array that goes through the pipe
+    places: list[tuple[int, int, int, torch.dtype] | Unreadable]  # offset, H, W, dtype of each image
+
+
+def read_item(reader: Reader, index: int) -> Item:
+    """One image, or why it cannot be had."""
+    try:
+        return reader.read(index)
+    except ImagesError as error:  # the wrong kind of thing, not a damaged image
+        return Unreadable(reader.label(index), str(error), fatal=True, cause=error)
+    except Exception as error:
+        return Unreadable(reader.label(index), reason_of(error), cause=error)
+
+
+def pack(items: list[Item]) -> Packed:
+    places: list[tuple[int, int, int, torch.dtype] | Unreadable] = []
+    pieces: list[tuple[int, torch.Tensor]] = []
+    offset = 0
+    for item in items:
+        if isinstance(item, Unreadable):
+            places.append(item._replace(cause=None))  # exceptions need not survive pickling
+            continue
+        pixels = item.permute(1, 2, 0).contiguous().view(-1).view(torch.uint8)  # (H * W * 3 * itemsize,) uint8
+        places.append((offset, item.shape[1], item.shape[2], item.dtype))
+        pieces.append((offset, pixels))
+        offset += -(-pixels.numel() // 16) * 16
+    data = torch.empty(offset, dtype=torch.uint8)
+    for start, pixels in pieces:
+        data[start : start + pixels.numel()] = pixels
+    try:
+        return Packed(data.share_memory_(), places)
+    except (RuntimeError, OSError):  # /dev/shm is full (64 MB in a container): slower through the pipe, but it arrives
+        return Packed(data.numpy(), places)
+
+
+def unpack(packed: Packed) -> list[Item]:
+    data = packed.data if isinstance(packed.data, torch.Tensor) else torch.from_numpy(packed.data)
+    items: list[Item] = []
+    for place in packed.places:
+        if isinstance(place, Unreadable):
+            items.append(place)
+            continue
+        offset, height, width, dtype = place
+        pixels = data[offset : offset + height * width * 3 * dtype.itemsize].view(dtype)
+        items.append(pixels.view(height, width, 3).permute(2, 0, 1))
+    return items
+
+
+class _Tasks(Dataset):
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return -(-len(self.reader) // TASK_SIZE)
+
+    def __getitem__(self, task: int) -> Packed:
+        indices = range(task * TASK_SIZE, min((task + 1) * TASK_SIZE, len(self.reader)))
+        return pack([read_item(self.reader, index) for index in indices])
+
+
+class _StreamTasks(IterableDataset):
+    def __init__(self, stream: Iterable[Item]) -> None:
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[Packed]:
+        return map(pack, in_tasks(self.stream))
+
+
+def in_tasks(items: Iterable[Item], size: int = TASK_SIZE) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while task := list(islice(iterator, size)):
+        yield task
+
+
+def read_here(reader: Reader) -> Iterator[list[Item]]:
+    """The images of ``reader`` in order, read in this process."""
+    return in_tasks(read_item(reader, index) for index in range(len(reader)))
+
+
+def read_in_workers(source: Reader | Iterable[Item], num_workers: int) -> Iterator[list[Item]]:
+    """The images of ``source`` in order, read in ``num_workers`` processes, or in one when it can only be streamed.
+
+    Close the iterator to end the processes. ImagesError when one of them dies.
+    """
+    stream = not hasattr(source, "read")
+    dataset: Dataset = _StreamTasks(source) if stream else _Tasks(source)  # type: ignore[arg-type]
+    num_tasks = 1 if stream else len(dataset)  # type: ignore[arg-type]
+    methods = multiprocessing.get_all_start_methods()
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=min(num_workers, num_tasks),
+        collate_fn=_as_is,  # type: ignore[arg-type] # not a list: batch_size is None
+        worker_init_fn=_start_worker,
+        multiprocessing_context="fork" if "fork" in methods else None,
+        generator=torch.Generator(),  # else the loader would draw from, and so change, the caller's random state
+    )
+    others = {child.pid for child in multiprocessing.active_children()}
+    iterator: Any = iter(loader)
+    pids = {child.pid for child in multiprocessing.active_children()} - others
+    try:
+        for packed in iterator:
+            yield unpack(packed)
+    except RuntimeError as error:
+        if worker_died(error):
+            raise ImagesError(DEATH) from error
+        raise
+    finally:
+        # Dropping the iterator ends the workers as well, but not while a traceback still refers to it.
+        iterator._shutdown_workers()
+        for child in multiprocessing.active_children():  # joins those that have ended
+            if child.pid in pids:
+                child.join(timeout=1)
+
+
+DEATH = (
+    "a decoding process died: killed, or out of memory. num_workers=0 (--num-workers 0) decodes in the main process, "
+    "fewer workers need less memory"
+)
+
+
+def worker_died(error: BaseException) -> bool:
+    """Torch reports the death of a worker through SIGCHLD, at whatever line the main process happens to be."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+
+
+def default_workers(num_images: int) -> int:
+    """How many decoding processes pay for ``num_images`` files on this machine."""
+    if num_images < 32 or multiprocessing.current_process().daemon:  # a daemon may have no children
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8)
+
+
+def _as_is(packed: Packed) -> Packed:
+    return packed
+
+
+def _start_worker(worker_id: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process ends the workers
