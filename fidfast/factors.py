@@ -25,7 +25,7 @@ class Factor:
 
 
 def noise_level(size: int, largest: float) -> float:
-    """How large rounding makes the zero eigenvalues of a (size, size) float64 matrix; the rule of numpy's matrix_rank."""
+    """How large rounding makes zero eigenvalues of a (size, size) float64 matrix; the rule of numpy's matrix_rank."""
     return size * torch.finfo(torch.float64).eps * largest
 
 

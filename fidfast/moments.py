@@ -26,6 +26,11 @@ class Sums:
     total: Tensor  # (D,) float64
     scatter: Tensor  # (D, D) float64
 
+    def copied_to(self, device: torch.device | None) -> Sums:
+        """A copy that shares no memory, on ``device`` (None: where it is)."""
+        tensors = (self.shift, self.total, self.scatter)
+        return Sums(self.count, *(tensor.to(device, copy=True) for tensor in tensors))
+
 
 def check_moments(mu: Any, sigma: Any, mu_name: str = "mu", sigma_name: str = "sigma") -> tuple[Tensor, Tensor]:
     """A mean (D,) and covariance (D, D) as float64 tensors on their own device: finite, symmetric, of one size.
@@ -81,7 +86,7 @@ def symmetric(matrix: Tensor) -> Tensor:
 
 
 def add_rows(sums: Sums, rows: Tensor, *, in_place: bool) -> Sums:
-    shifted = rows.double() - sums.shift.double()
+    shifted = rows.double().sub_(sums.shift.double())
     add = torch.Tensor.addmm_ if in_place else torch.addmm
     return Sums(
         sums.count + len(rows), sums.shift, sums.total + shifted.sum(dim=0), add(sums.scatter, shifted.T, shifted)

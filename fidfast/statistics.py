@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fidfast.factors import Factor, covariance_factor, rows_factor
+from fidfast.metadata import StatisticsMetadata, compare_metadata, join_metadata, parse_metadata
 from fidfast.moments import (
     StatisticsError,
     Sums,
@@ -25,13 +26,7 @@ from fidfast.moments import (
     sums_of_moments,
     symmetric,
 )
-from fidfast.statistics_io import (
-    StatisticsMetadata,
-    is_statistics_file,
-    parse_metadata,
-    read_statistics,
-    write_statistics,
-)
+from fidfast.statistics_io import is_statistics_file, read_statistics, write_statistics
 
 __all__ = ["FeatureStatistics", "StatisticsError", "StatisticsMetadata", "check_comparable", "is_statistics_file"]
 
@@ -163,17 +158,15 @@ class FeatureStatistics:
         with torch.inference_mode(False), torch.no_grad():
             sums, device = other._own_sums(), self._device(other._device())
             if sums is not None:
-                sums = Sums(sums.count, *(x.to(device) for x in (sums.shift, sums.total, sums.scatter)))
-                mine = self._own_sums()
+                mine, sums = self._own_sums(), sums.copied_to(device)
                 self._sums, self._given = sums if mine is None else combine(mine, sums), None
             self._changed()
             if other._rows is not None and other._filled:
                 self._append(other._rows[: other._filled].to(device))
-        if other.metadata.precision != self.metadata.precision:
-            self.metadata = replace(self.metadata, precision="mixed")
+        self.metadata = join_metadata(self.metadata, other.metadata)
 
     def factor(self) -> Factor:
-        """F with sigma = F Fᵀ, kept until a change: the centred rows while n ≤ D, else Cholesky or clipped eigenvectors."""
+        """F with sigma = F Fᵀ, kept until a change: centred rows while n ≤ D, else Cholesky or clipped eigenvectors."""
         if self._factor is None:
             rows = self._kept_rows()
             self._require_two()
@@ -221,19 +214,17 @@ class FeatureStatistics:
         name, size = str(path), stored.mu.shape[0]
         if feature_dim is not None and size != feature_dim:
             raise StatisticsError(f"{name}: expected statistics of {feature_dim} features, got {size}")
-        loaded = cls.from_moments(stored.mu, stored.sigma, stored.num_samples)
-        loaded.source = name
+        loaded = cls(size)
+        loaded._given, loaded.source = (stored.num_samples, stored.mu, stored.sigma), name
         if stored.metadata is not None:
             loaded.metadata = stored.metadata
-            if preset is not None and loaded.metadata.preset not in (None, preset):
-                raise StatisticsError(
-                    f"{name}: expected preset {preset!r}, got statistics of {loaded.metadata.preset!r}"
-                )
+            made_with = stored.metadata.preset
+            if None not in (preset, made_with) and preset != made_with:
+                raise StatisticsError(f"{name}: expected preset {preset!r}, got statistics of {made_with!r}")
         else:
-            loaded.metadata = replace(loaded.metadata, version=None)
-        if loaded.metadata.preset is None and preset is not None and stored.metadata is None:
-            loaded.metadata = replace(loaded.metadata, preset=preset)
-            warnings.warn(f"{name} does not say how it was made; it is taken as preset {preset!r}", stacklevel=2)
+            loaded.metadata = replace(loaded.metadata, preset=preset, version=None)
+            if preset is not None:
+                warnings.warn(f"{name} does not say how it was made; it is taken as preset {preset!r}", stacklevel=2)
         if stored.features is not None:
             loaded._given = None
             loaded._append(stored.features)
@@ -241,14 +232,13 @@ class FeatureStatistics:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, exactly, as tensors, numbers, strings and None; rows not yet in the sums included."""
-        given = self._given or (None, None, None)
-        sums = self._sums
+        sums = None if self._sums is None else self._sums.copied_to(self._device())
         return {
             "metadata": asdict(self.metadata),
             "shift": self._shift,
             "rows": None if self._rows is None else self._rows[: self._filled].clone(),
-            "sums": None if sums is None else [sums.count, sums.shift, sums.total.clone(), sums.scatter.clone()],
-            "given": None if self._given is None else list(given),
+            "sums": None if sums is None else [sums.count, sums.shift, sums.total, sums.scatter],
+            "given": None if self._given is None else list(self._given),
             "source": self.source,
         }
 
@@ -261,7 +251,8 @@ class FeatureStatistics:
             )
         metadata = parse_metadata(state["metadata"], self.feature_dim, "state")
         self.metadata, self.source, self._shift = metadata, state["source"], state["shift"]
-        self._sums = None if state["sums"] is None else Sums(*state["sums"])
+        with torch.inference_mode(False):
+            self._sums = None if state["sums"] is None else Sums(*state["sums"]).copied_to(None)
         self._given = None if state["given"] is None else tuple(state["given"])
         self._rows, self._filled = None, 0
         self._changed()
@@ -390,22 +381,7 @@ def check_comparable(first: FeatureStatistics, second: FeatureStatistics) -> Non
     Raises:
         StatisticsError: naming which of feature_dim, preset and weights differs.
     """
-    names = (first.source, second.source)
-    for name in ("feature_dim", "preset", "weights", "precision"):
-        left, right = getattr(first.metadata, name), getattr(second.metadata, name)
-        if left == right:
-            continue
-        if left is None or right is None:
-            unknown = names[0] if left is None else names[1]
-            warnings.warn(f"{unknown} does not say its {name}; it is taken as {right or left!r}", stacklevel=2)
-        elif name == "precision":
-            warnings.warn(
-                f"the precision of the features differs: {names[0]} has {left!r}, {names[1]} has {right!r}; "
-                "the distance then holds the difference of the precisions as well",
-                stacklevel=2,
-            )
-        else:
-            raise StatisticsError(f"the {name} differs: {names[0]} has {left!r}, {names[1]} has {right!r}")
+    compare_metadata(first.metadata, second.metadata, (first.source, second.source))
 
 
 def _check_shift(shift: Tensor | np.ndarray, size: int) -> Tensor:

@@ -8,7 +8,7 @@ import pickle
 import secrets
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fidfast.metadata import StatisticsMetadata, parse_metadata
 from fidfast.moments import StatisticsError, check_moments
 
 # (mean, covariance) as each tool calls them. ADM's files hold mu_s, sigma_s (sFID) beside mu, sigma, FD-loss's avg_mu,
@@ -27,19 +28,6 @@ _MOMENT_KEYS = (
 )
 _COUNT_KEYS = ("num_samples", "num_images", "num_items", "size")
 _FIRST_MEMBERS = tuple(f"{key}.npy".encode() for pair in _MOMENT_KEYS for key in pair)
-
-
-@dataclass(frozen=True)
-class StatisticsMetadata:
-    """What made the statistics; None where it is not known."""
-
-    feature_dim: int
-    preset: str | None = None
-    precision: str | None = None
-    weights: str | None = None
-    ddof: int = 1
-    dtype: str = "float64"
-    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +98,11 @@ def write_statistics(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarr
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            np.savez(file, **arrays)
+            # not np.savez, which stamps the time on its arrays: equal statistics make equal files
+            with zipfile.ZipFile(file, "w") as archive:
+                for name, array in arrays.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -206,6 +198,8 @@ def _count(values: Mapping[str, Any], path: Path) -> int | None:
         array = np.asarray(value)
         if array.size != 1 or array.dtype.kind not in "iuf" or array.item() != int(array.item()) or array.item() < 0:
             raise StatisticsError(f"{path}: {key} must be a number of images, got {value!r}")
+        if array.item() < 2:
+            raise StatisticsError(f"{path}: {key}: a covariance needs at least 2 samples, got {value}")
         return int(array.item())
     return None
 
@@ -236,14 +230,3 @@ def _metadata(values: Mapping[str, Any], size: int, path: Path) -> StatisticsMet
     if not isinstance(metadata, dict):
         raise StatisticsError(f"{path}: fidfast: expected a JSON object, got {type(metadata).__name__}")
     return parse_metadata(metadata, size, f"{path}: fidfast")
-
-
-def parse_metadata(values: Mapping[str, Any], size: int, name: str) -> StatisticsMetadata:
-    """Metadata from a file or state, of ``size`` features; what a newer version added is left out."""
-    known = {field.name: values[field.name] for field in fields(StatisticsMetadata) if field.name in values}
-    if known.get("feature_dim", size) != size:
-        raise StatisticsError(f"{name}: feature_dim: expected {size}, got {known['feature_dim']!r}")
-    for key, value in known.items():
-        if key not in ("feature_dim", "ddof") and value is not None and not isinstance(value, str):
-            raise StatisticsError(f"{name}: {key}: expected a string, got {value!r}")
-    return StatisticsMetadata(**{**known, "feature_dim": size})
