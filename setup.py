@@ -15,7 +15,8 @@ import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parent.absolute()
+PYTHON_INCLUDE = sysconfig.get_path("include")
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 # A file named <stem>_<level>.cpp may use that instruction set; the caller asks the CPU before it goes there.
 LEVEL_FLAGS = {
@@ -23,7 +24,7 @@ LEVEL_FLAGS = {
     "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c" if IS_X86 else "",
 }
 # -ffp-contract=off: the tap tables and Pillow's sums must round as the originals do.
-CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -Wall -Wextra -pthread"
+CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -pthread"
 
 
 def find_compiler() -> str:
@@ -33,9 +34,13 @@ def find_compiler() -> str:
             return os.environ.get("CXX") or name
     raise SystemExit(
         f"fidfast needs a C++17 compiler to build; {' and '.join(wanted)} not found on PATH.\n"
-        "Install one: apt-get install g++ (Debian, Ubuntu), dnf install gcc-c++ (Fedora), xcode-select --install (macOS).\n"
+        "Install one: apt-get install g++ (Debian, Ubuntu), dnf install gcc-c++ (Fedora), xcode-select --install (Mac)\n"
         "Then run again: pip install ."
     )
+
+
+def ninja_path(path: Path) -> str:
+    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
 class NinjaBuild(build_ext):
@@ -54,12 +59,13 @@ class NinjaBuild(build_ext):
         build = Path(self.build_temp).absolute() / extension.name
         build.mkdir(parents=True, exist_ok=True)
         target = Path(self.build_lib).absolute() / self.get_ext_filename(extension.name)
-        include = (
-            f"-I{ROOT.absolute() / 'csrc'} -isystem {pybind11.get_include()} -isystem {sysconfig.get_path('include')}"
-        )
+        include = shlex.join([f"-I{ROOT / 'csrc'}", "-isystem", pybind11.get_include(), "-isystem", PYTHON_INCLUDE])
         shared = "-bundle -undefined dynamic_lookup" if sys.platform == "darwin" else "-shared"
+        compile_command = (
+            f"{self.compiler_command} {CXX_FLAGS} {os.environ.get('CXXFLAGS', '')} {include.replace('$', '$$')}"
+        )
         rules = [
-            f"rule cpp\n  command = {self.compiler_command} {CXX_FLAGS} {include} $level -MMD -MF $out.d -c $in -o $out",
+            f"rule cpp\n  command = {compile_command} $level -MMD -MF $out.d -c $in -o $out",
             "  depfile = $out.d\n  deps = gcc\n  description = compile $in",
             f"rule link\n  command = {self.compiler_command} {shared} -pthread $in -o $out\n  description = link $out",
         ]
@@ -67,8 +73,8 @@ class NinjaBuild(build_ext):
         for source in extension.sources:
             objects.append(source.replace("/", "_") + ".o")
             level = LEVEL_FLAGS.get(Path(source).stem.rpartition("_")[2], "")
-            rules.append(f"build {objects[-1]}: cpp {ROOT.absolute() / source}\n  level = {level}")
-        rules.append(f"build {target}: link {' '.join(objects)}\n")
+            rules.append(f"build {objects[-1]}: cpp {ninja_path(ROOT / source)}\n  level = {level}")
+        rules.append(f"build {ninja_path(target)}: link {' '.join(objects)}\n")
         (build / "build.ninja").write_text("\n".join(rules))
         jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         if subprocess.run([sys.executable, "-m", "ninja", "-C", str(build), *jobs]).returncode:

@@ -1,7 +1,141 @@
 // fidfast._cpu: a table of contents, no algorithm.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "bindings/tensor_view.h"
+#include "kernels/content_hash.h"
+#include "kernels/cpu/resize_normalize.h"
+
+namespace py = pybind11;
+
+namespace fidfast {
+namespace {
+
+const PresetSpec& find_preset(const std::string& name) {
+    for (const PresetSpec& preset : kPresets)
+        if (name == preset.name) return preset;
+    throw py::value_error("preset: no such preset: " + name);
+}
+
+const RowKernels* find_rows(const std::string& simd) {
+    const RowKernels* rows = simd.empty() ? best_rows() : rows_of_level(simd.c_str());
+    if (!rows) throw py::value_error("simd: expected one of simd_levels(), got " + simd);
+    return rows;
+}
+
+ImageView image_view(const TensorView& tensor) {
+    tensor.expect_shape({3, -1, -1});
+    const bool is_float = tensor.dtype() == DType::float32;
+    if (!is_float && tensor.dtype() != DType::uint8) tensor.fail("uint8 or float32", "another dtype");
+    if (!tensor.size(1) || !tensor.size(2)) tensor.fail("height and width of at least 1", "an empty image");
+    return {tensor.data(), tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.size(1), tensor.size(2), is_float};
+}
+
+Quantize quantize_of(const std::string& name) {
+    if (name == "round") return Quantize::round;
+    if (name == "truncate") return Quantize::truncate;
+    if (name.empty()) return Quantize::none;
+    throw py::value_error("quantize: expected round, truncate or nothing, got " + name);
+}
+
+OutType out_type_of(const TensorView& out) {
+    switch (out.dtype()) {
+    case DType::float32: return OutType::float32;
+    case DType::bfloat16: return OutType::bfloat16;
+    case DType::float16: return OutType::float16;
+    default: out.fail("float32, bfloat16 or float16", "another dtype");
+    }
+}
+
+// Returns the indices of float images that hold NaN or values far outside [low, high].
+std::vector<int64_t> run(const py::list& images, const py::object& out, const py::object& hashes, const std::string& preset,
+                         float low, float high, const std::string& quantize, bool channels_last, int threads,
+                         const std::string& simd) {
+    std::vector<ImageView> views;
+    for (const py::handle& image : images)
+        views.push_back(image_view(TensorView(image, "images[" + std::to_string(views.size()) + "]")));
+    const int64_t count = int64_t(views.size());
+    std::vector<uint8_t> unusable(views.size());
+    ResizeNormalizeParams params{views.data(), count,   find_preset(preset), float_input(low, high, quantize_of(quantize)),
+                                 nullptr,      OutType::float32, channels_last, nullptr, unusable.data(), threads,
+                                 find_rows(simd)};
+    if (!out.is_none()) {
+        const TensorView view(out, "out");
+        view.expect_shape({count, 3, kOut, kOut});
+        if (channels_last)
+            view.expect_dense({0, 2, 3, 1});
+        else
+            view.expect_dense({0, 1, 2, 3});
+        params.out = view.data();
+        params.out_type = out_type_of(view);
+    }
+    if (!hashes.is_none()) {
+        const TensorView view(hashes, "hashes");
+        view.expect_shape({count, 2});
+        view.expect_dense({0, 1});
+        if (view.dtype() != DType::int64) view.fail("int64", "another dtype");
+        params.hashes = reinterpret_cast<uint64_t*>(view.data());
+    }
+    {
+        py::gil_scoped_release release;
+        resize_normalize(params);
+    }
+    std::vector<int64_t> bad;
+    for (int64_t i = 0; i < count; i++)
+        if (unusable[size_t(i)]) bad.push_back(i);
+    return bad;
+}
+
+// [(first source index, weights)] of the 299 outputs of one axis.
+std::vector<std::pair<int64_t, std::vector<double>>> taps(const std::string& preset, int64_t size) {
+    if (size < 1) throw py::value_error("size: expected at least 1, got " + std::to_string(size));
+    const Resampling rule = find_preset(preset).resampling;
+    std::vector<double> weights(size_t(max_taps(rule, size)));
+    std::vector<std::pair<int64_t, std::vector<double>>> table;
+    for (int i = 0; i < kOut; i++) {
+        const Taps taps = make_taps(rule, size, i, weights.data());
+        table.push_back({taps.start, {weights.begin(), weights.begin() + taps.count}});
+    }
+    return table;
+}
+
+std::vector<std::string> simd_levels() {
+    std::vector<std::string> levels;
+    for (const char* name : {"scalar", "avx2", "avx512"})
+        if (rows_of_level(name)) levels.push_back(name);
+    return levels;
+}
+
+}  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "CPU kernels of fidfast";
-    m.def("simd_level", [] { return "scalar"; }, "Best instruction set of this CPU that the kernels use.");
+    m.def("resize_normalize", &run, py::arg("images"), py::arg("out"), py::arg("hashes"), py::arg("preset"), py::arg("low"),
+          py::arg("high"), py::arg("quantize"), py::arg("channels_last"), py::arg("threads"), py::arg("simd") = "");
+    m.def("taps", &taps, py::arg("preset"), py::arg("size"));
+    m.def(
+        "preset",
+        [](const std::string& name) {
+            const PresetSpec& p = find_preset(name);
+            return py::make_tuple(p.centre, p.scale, p.clip);
+        },
+        py::arg("name"));
+    m.def("presets", [] {
+        std::vector<std::string> names;
+        for (const PresetSpec& p : kPresets) names.push_back(p.name);
+        return names;
+    });
+    m.def("hash_constants", [] {
+        const HashKeys keys = make_hash_keys();
+        const auto list = [&](int j) { return std::vector<uint32_t>(keys.k[j], keys.k[j] + kHashSegment); };
+        return py::make_tuple(kHashSegment, kGolden, py::make_tuple(kSegmentMultipliers[0], kSegmentMultipliers[1]),
+                              py::make_tuple(list(0), list(1)));
+    });
+    m.def("simd_level", [] { return best_rows()->name; });
+    m.def("simd_levels", &simd_levels);
 }
+
+}  // namespace fidfast

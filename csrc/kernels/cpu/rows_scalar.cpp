@@ -1,0 +1,5 @@
+#include "kernels/cpu/rows.h"
+
+namespace fidfast {
+const RowKernels kScalarRows = kernels_of_level("scalar");
+}
