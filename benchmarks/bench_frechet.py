@@ -20,8 +20,8 @@ from fidfast.statistics import FeatureStatistics
 def known_pair(dim: int, condition: float = 1e5) -> tuple[np.ndarray, np.ndarray, float]:
     """Σ1, Σ2 (D, D) float64 that do not commute, and tr (Σ1 Σ2)^½ to extended precision.
 
-    Σ1 = A Σ2 A with A symmetric positive definite makes (Σ1 Σ2)^½ = A Σ2, so the trace is that of A Σ2. A is diagonal plus
-    rank one and Σ2 diagonal, both turned by one reflection: every step costs D² in numpy's long double.
+    Σ1 = A Σ2 A with A symmetric positive definite makes (Σ1 Σ2)^½ = A Σ2, so the trace is that of A Σ2. A is diagonal
+    plus rank one and Σ2 diagonal, both turned by one reflection: every step costs D² in numpy's long double.
     The eigenvalues of Σ2 fall as a power, as Inception's do (reference spectrum: condition 1.2e5).
     """
     random = np.random.default_rng(dim)
@@ -30,7 +30,9 @@ def known_pair(dim: int, condition: float = 1e5) -> tuple[np.ndarray, np.ndarray
     direction = random.normal(size=dim).astype(np.longdouble) / np.sqrt(np.longdouble(dim))
     turned = direction * spectrum
     # A Σ2 A = (diag(s) + u uᵀ) diag(λ) (diag(s) + u uᵀ), multiplied out
-    first = np.diag(scale * spectrum * scale) + np.outer(scale * turned, direction) + np.outer(direction, scale * turned)
+    first = (
+        np.diag(scale * spectrum * scale) + np.outer(scale * turned, direction) + np.outer(direction, scale * turned)
+    )
     first += (direction @ turned) * np.outer(direction, direction)
     exact = (scale * spectrum).sum() + direction @ turned
     reflection = random.normal(size=dim).astype(np.longdouble)
@@ -89,7 +91,9 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     rounds = 3
     quick_runs = {
         "fidfast, reference cached": lambda: statistics_distance(fresh(generated, tensors[0]), reference),
-        "fidfast, nothing cached": lambda: statistics_distance(fresh(generated, tensors[0]), fresh(reference, tensors[1])),
+        "fidfast, nothing cached": lambda: statistics_distance(
+            fresh(generated, tensors[0]), fresh(reference, tensors[1])
+        ),
         "fidfast, n < D, reference cached": lambda: statistics_distance(low, reference),
         "eigvalsh alone": lambda: torch.linalg.eigvalsh(tensors[0]),
     }

@@ -38,7 +38,16 @@ COLOUR_PHOTOGRAPHS = (
     "retina.jpg",
     "rocket.jpg",
 )
-GRAY_PHOTOGRAPHS = ("brick.png", "camera.png", "cell.png", "clock_motion.png", "coins.png", "grass.png", "gravel.png", "moon.png")
+GRAY_PHOTOGRAPHS = (
+    "brick.png",
+    "camera.png",
+    "cell.png",
+    "clock_motion.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "moon.png",
+)
 KINDS = ("photographs", "icons", "gray")
 MIXED_SIZES = (32, 48, 64, 100, 128, 200, 256, 299, 301, 400, 512)
 
@@ -76,11 +85,15 @@ def icons() -> list[Image.Image]:
         done = None if npm is None else subprocess.run(command, cwd=DOWNLOADS, stdout=subprocess.DEVNULL, check=False)
         if done is None or done.returncode != 0 or not archive.exists():
             reason = "npm is not installed" if done is None else f"npm pack {ICON_PACKAGE} failed"
-            message = f"image_sets: {reason}: cutting icons out of photographs instead (results say icons_from=photographs)"
+            message = (
+                f"image_sets: {reason}: cutting icons out of photographs instead (results say icons_from=photographs)"
+            )
             print(message, file=sys.stderr)
             return cut_out_icons()
     with tarfile.open(archive) as package:
-        names = sorted(name for name in package.getnames() if name.startswith(("package/128/color/", "package/128/icon/")))
+        names = sorted(
+            name for name in package.getnames() if name.startswith(("package/128/color/", "package/128/icon/"))
+        )
         return [Image.open(io.BytesIO(package.extractfile(name).read())).convert("RGBA") for name in names]  # type: ignore[union-attr]
 
 
@@ -170,7 +183,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--form", choices=("png", "jpeg"), default="png")
     given = parser.parse_args()
-    print(make_image_set(given.kind, given.count, size=given.size or None, seed=given.seed, form=given.form, folder=given.folder))
+    print(
+        make_image_set(
+            given.kind, given.count, size=given.size or None, seed=given.seed, form=given.form, folder=given.folder
+        )
+    )
 
 
 if __name__ == "__main__":

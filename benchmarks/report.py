@@ -1,0 +1,178 @@
+"""From benchmarks/results/*.json to the README's tables and docs/benchmarks.svg.
+
+python -m benchmarks.report            rewrites both
+python -m benchmarks.report --check    exits with 1 if the README does not say what the results say
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from benchmarks.paths import REPOSITORY, RESULTS
+
+BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+CHART = REPOSITORY / "docs" / "benchmarks.svg"
+README = REPOSITORY / "README.md"
+
+
+def load(name: str) -> dict[str, Any] | None:
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] + ["---:"] * (len(header) - 1), *rows)]
+
+
+def machine(result: dict[str, Any]) -> str:
+    where = result["environment"]
+    versions = where["versions"]
+    return f"{where['cores']} cores of {where['cpu']}, torch {versions.get('torch', '?')}, {where['date']}"
+
+
+def end_to_end(result: dict[str, Any]) -> list[str]:
+    wall = result["wall_seconds"]
+    images = 2 * result["images_per_side"]
+    rows = []
+    for name, seconds in sorted(wall.items(), key=lambda item: item[1]):
+        ours = name.startswith("fidfast")
+        fid = result["runs"][name][0]["fid"]
+        rows.append(
+            [
+                f"**`{name}`**" if ours else f"`{name}`",
+                f"{seconds:.0f} s",
+                f"{images / seconds:.1f}",
+                "" if ours else f"{result['ratios'][f'fidfast / {name}']:.2f}×",
+                f"{fid:.4f}",
+            ]
+        )
+    lines = [
+        f"Whole commands, {result['images_per_side']} images of 256 × 256 a side, nothing cached ({machine(result)}):",
+        "",
+        *table(["command", "wall time", "images/s", "`fidfast` is faster by", "FID"], rows),
+        "",
+        "FIDs differ between tools that preprocess differently; each equals ours with that tool's preset "
+        "(`benchmarks/results/parity.json`).",
+    ]
+    pays = result.get("compile_pays_from_images")
+    if pays is not None:
+        lines += ["", f"`--compile` costs seconds of compilation and pays from about {round(pays, -2):.0f} images on."]
+    return lines
+
+
+def parts(results: dict[str, dict[str, Any] | None]) -> list[str]:
+    rows = []
+    if (resize := results["resize"]) is not None:
+        for row in resize["rows"]:
+            if row["size"] in (256, 512) and row["preset"] in ("pytorch-fid", "clean-fid"):
+                what = "Pillow, per core" if row["preset"] == "clean-fid" else "pytorch-fid's path"
+                name = f"resize + normalise, {row['size']}², `{row['preset']}`"
+                rows.append(
+                    [name, what, f"{row['ratio']:.1f}×", f"{row['fraction_of_copy']:.0%} of a copy's bandwidth"]
+                )
+    if (covariance := results["covariance"]) is not None:
+        name = f"mean and covariance, n = {covariance['n']:,}, streamed"
+        bound = f"{covariance['fraction_of_gemm']:.0%} of the GEMM rate"
+        rows.append([name, "torchmetrics' update", f"{covariance['ratio_torchmetrics']:.1f}×", bound])
+    if (frechet := results["frechet"]) is not None:
+        names = {
+            "sqrtm": "`scipy.linalg.sqrtm`",
+            "sqrtm, nothing cached": "`sqrtm`, our reference not cached",
+            "sqrtm, n < D": f"`sqrtm`, n = {frechet['n_low']:,}",
+            "eigvals": "`eigvals` (torchmetrics)",
+        }
+        bound = f"{frechet['fraction_of_eigvalsh']:.0%} of one `eigvalsh`"
+        for key, ratio in frechet["ratios"].items():
+            last = bound if key in ("sqrtm", "eigvals") else ""
+            rows.append([f"Fréchet distance, D = {frechet['feature_dim']}", names[key], f"{ratio:.1f}×", last])
+    if (network := results["network"]) is not None:
+        best = network["best_batch"]
+        for key, ratio in network["ratios"].items():
+            mode, _, rival = key.partition(", ")
+            if rival in ("pytorch-fid, batch 50", best):
+                share = network["images_per_second"][mode] / network["bound_images_per_second"]
+                rows.append([f"network, {mode}", rival, f"{ratio:.2f}×", f"{share:.0%} of the GEMM rate"])
+    if not rows:
+        return []
+    return ["", "Its parts, against the same work in other tools, and against what the machine can do:", "",
+            *table(["part", "against", "faster by", "of the bound"], rows)]  # fmt: skip
+
+
+def parity(result: dict[str, Any]) -> list[str]:
+    rows = result["rows"]
+    within = sum(row["within"] for row in rows)
+    worst = max(rows, key=lambda row: abs(row["difference"]) / row["tolerance"])
+    settings = result["settings"]
+    counts = [count for row in rows for count in row["n"]]
+    return [
+        "",
+        f"Parity: {within} of {len(rows)} comparisons with pytorch-fid, clean-fid, torch-fidelity and torchmetrics on "
+        f"photographs, icons and gray images, n = {min(counts)} to {max(counts)}, "
+        f"are within {settings['relative']:g}·FID + {settings['absolute']:g}; the furthest uses "
+        f"{abs(worst['difference']) / worst['tolerance']:.0%} of that.",
+    ]
+
+
+def chart(result: dict[str, Any]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "fidfast"  # the same file for the same numbers
+    from matplotlib import pyplot
+
+    wall = sorted(result["wall_seconds"].items(), key=lambda item: -item[1])
+    figure, axes = pyplot.subplots(figsize=(8, 0.42 * len(wall) + 1.1))
+    colours = ["#d1495b" if name.startswith("fidfast") else "#8d99ae" for name, _ in wall]
+    bars = axes.barh([name for name, _ in wall], [seconds for _, seconds in wall], color=colours)
+    axes.bar_label(bars, labels=[f"{seconds:.0f} s" for _, seconds in wall], padding=4)
+    axes.set_xlabel(f"seconds for the whole command, {result['images_per_side']} images of 256 × 256 a side, 2 cores"
+                    if result["environment"]["cores"] == 2 else "seconds for the whole command")  # fmt: skip
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.12)
+    figure.tight_layout()
+    CHART.parent.mkdir(exist_ok=True)
+    figure.savefig(CHART, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def section() -> str:
+    whole, checked = load("end_to_end"), load("parity")
+    lines = end_to_end(whole) if whole is not None else []
+    if whole is not None:
+        lines += ["", "![Wall time of the whole command](docs/benchmarks.svg)"]
+    lines += parts({name: load(name) for name in ("resize", "covariance", "frechet", "network")})
+    lines += parity(checked) if checked is not None else []
+    lines += ["", "How these were measured: [benchmarks/README.md](benchmarks/README.md)."] if lines else []
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    given = parser.parse_args()
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        print(f"README.md: expected the markers {BEGIN} and {END}", file=sys.stderr)
+        return 1
+    wanted = f"{before}{BEGIN}\n{section()}\n{END}{after}"
+    if given.check:
+        print(
+            "README.md says what the results say"
+            if wanted == text
+            else "README.md is stale: python -m benchmarks.report"
+        )
+        return int(wanted != text)
+    README.write_text(wanted, encoding="utf-8")
+    whole = load("end_to_end")
+    if whole is not None:
+        chart(whole)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
