@@ -5,11 +5,11 @@
     python -m benchmarks.parity --stage peers       the other tools' features alone (kept, so a run can be resumed)
 
 Per kind there are two sets of 300 images that differ; four sets of 440 photographs are shared by both sides and by
-all kinds. Below 2048: 300 against 300. Above: 300 + 1760 against 300 + 1760. The sides share images so that FID is small,
-where the tolerance is tightest, and so that each tool's network sees every image once. Features are the tool's own, and
-so is the arithmetic after them (benchmarks/peer_runs.py); ours come from `compute_statistics`, merged as a user would.
-Each peer's value also stands beside the exact one for the peer's own features (nuclear norm, SVD in float64), which
-says whose rounding a difference is.
+all kinds. Below 2048: 300 against 300. Above: 300 + 1760 against 300 + 1760. The sides share images so that FID is
+small, where the tolerance is tightest, and so that each tool's network sees every image once. Features are the tool's
+own, and so is the arithmetic after them (benchmarks/peer_runs.py); ours come from `compute_statistics`, merged as a
+user would. Each peer's value also stands beside the exact one for the peer's own features (nuclear norm, SVD in
+float64), which says whose rounding a difference is.
 """
 
 from __future__ import annotations
