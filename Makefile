@@ -70,6 +70,19 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The other tools need torchvision, which stands beside a CUDA torch only: an environment of its own (4.7 GB).
+peers:
+	PYTHON=$(PYTHON) benchmarks/peers.sh $(PEERS)
+
+peers-test: weights peers
+	FIDFAST_REQUIRE_WEIGHTS=1 $(PEERS)/bin/python -P -m pytest -m peers
+
+benchmarks-quick: peers
+	$(PEERS)/bin/python -m benchmarks.run --quick
+
+benchmarks: peers
+	$(PEERS)/bin/python -m benchmarks.run --full
+
 clean:
 	rm -rf build demo-output $(VENV) $(PEERS)
 	find . -name '__pycache__' -prune -exec rm -rf {} +

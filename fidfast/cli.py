@@ -99,7 +99,7 @@ def _fid_parser() -> argparse.ArgumentParser:
     parser.add_argument("generated", metavar="GENERATED", help="the images to judge, or their statistics file")
     _add_network_options(parser)
     parser.add_argument("--allow-pickle", action="store_true",
-                        help="read statistics files that are pickles; loading one runs code, so only from those you trust")  # fmt: skip
+                        help="read statistics files that are pickles; loading one runs code")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object, the number under 'fid'")
     parser.add_argument("--version", action="version", version=f"fidfast {__version__}")
     return parser
@@ -210,8 +210,8 @@ def _run_weights(options: argparse.Namespace) -> int:
         return 0
     places = describe()
     for place, path, status in places:
-        print(f"{status:<12} {place}: {path}")
-    return 0 if any(status == "ok" for _, _, status in places) else 1
+        print(f"{status:<13} {place}{f': {path}' if path else ''}")
+    return 0 if any(status == "valid" for _, _, status in places) else 1
 
 
 def _run_doctor(options: argparse.Namespace) -> int:

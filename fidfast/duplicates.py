@@ -58,5 +58,5 @@ def describe_duplicates(side: str, counts: dict[str, int]) -> str | None:
         return None
     return (
         f"{side}: only {num_unique} of {num_images} images are different (one stands {counts['largest_multiplicity']} "
-        "times): a generator seeded alike in every batch or on every rank does this, and its FID is that of fewer images"
+        "times); a generator seeded alike in every batch or on every rank does this"
     )

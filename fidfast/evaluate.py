@@ -63,9 +63,9 @@ def compute_fid(
 ) -> FIDResult:
     """The Fréchet Inception Distance between two image sets (Heusel et al. 2017, arXiv:1706.08500).
 
-    Each side is any of: a folder, a list of paths, a ``.zip``, ``.tar``, ``.npz`` (``arr_0``) or ``.npy`` file of images,
-    a uint8 tensor (N, 3, H, W) or array (N, H, W, 3), a torch ``Dataset`` or ``DataLoader``, any iterable of images or
-    batches, a statistics file of fidfast or of another tool, or a :class:`FeatureStatistics`. Sizes may differ.
+    Each side is any of: a folder, a list of paths, a ``.zip``, ``.tar``, ``.npz`` (``arr_0``) or ``.npy`` file of
+    images, a uint8 tensor (N, 3, H, W) or array (N, H, W, 3), a torch ``Dataset`` or ``DataLoader``, any iterable of
+    images or batches, a statistics file of fidfast or another tool, or a :class:`FeatureStatistics`. Sizes may differ.
 
     Args:
         preset: preprocessing, and thereby whose number this is: see :data:`fidfast.PRESETS`.
@@ -88,8 +88,8 @@ def compute_fid(
         FIDResult: a float (≥ 0) that carries counts, settings, duplicates and timings.
 
     Raises:
-        ImagesError, StatisticsError, WeightsError, ValueError, TypeError: naming the argument or file, what was expected
-        and what came, before any long work where that is possible.
+        ImagesError, StatisticsError, WeightsError, ValueError, TypeError: naming the argument or file, what was
+        expected and what came, before any long work where that is possible.
     """
     _check_choice("on_error", on_error, ("raise", "skip"))
     _check_positive("batch_size", batch_size)
@@ -124,8 +124,9 @@ def compute_fid(
                 compile=compile,
                 weights=weights,
             )
-            for side in sides.values():
-                check_comparable(side.statistics, _empty_statistics(extractor))
+            if extractor.feature_dim is not None:  # a caller's own extractor shows it with the first features only
+                for side in sides.values():
+                    check_comparable(side.statistics, _empty_statistics(extractor, extractor.feature_dim))
             seconds = {"setup": time.perf_counter() - started}
             for name, source in sources.items():
                 shift = sides["real"].statistics.mu if "real" in sides else None
@@ -155,8 +156,8 @@ def compute_statistics(
 ) -> FeatureStatistics:
     """Mean and covariance of the features of one image set, to be saved and compared later.
 
-    The arguments are those of :func:`compute_fid`, and so are the errors. ``compute_statistics(x).save("x.npz")`` writes
-    a file that fidfast, pytorch-fid and the other tools take in the place of the images.
+    The arguments are those of :func:`compute_fid`, and so are the errors. ``compute_statistics(x).save("x.npz")``
+    writes a file that fidfast, pytorch-fid and the other tools take in the place of the images.
     """
     _check_choice("on_error", on_error, ("raise", "skip"))
     _check_positive("batch_size", batch_size)
@@ -218,9 +219,9 @@ def _open(
     return source
 
 
-def _empty_statistics(extractor: Extractor, feature_dim: int | None = None, shift: Any = None) -> FeatureStatistics:
+def _empty_statistics(extractor: Extractor, feature_dim: int, shift: torch.Tensor | None = None) -> FeatureStatistics:
     return FeatureStatistics(
-        feature_dim or extractor.feature_dim,
+        feature_dim,
         shift=shift,
         preset=extractor.preset,
         precision=extractor.precision,
@@ -272,14 +273,15 @@ def _collect(
                 statistics = _empty_statistics(extractor, features.shape[1], shift)
             statistics.update(features)
             times.append(time.perf_counter())
-            hashes.extend(chunk_hashes)
+            if chunk_hashes is not None:
+                hashes.extend(chunk_hashes)
             for stage, begin, end in zip(("preprocess", "network", "statistics"), times, times[1:], strict=False):
                 seconds[stage] += end - begin
             bar.update(len(images))
     seconds["decode"] = source.decode_seconds
     seconds["total"] = time.perf_counter() - started
-    if statistics is None or statistics.num_samples < 2:
-        found = 0 if statistics is None else statistics.num_samples
+    found = 0 if statistics is None else statistics.num_samples or 0
+    if statistics is None or found < 2:
         raise ImagesError(f"{source.name}: a covariance needs at least 2 images, got {found}")
     return _Side(statistics, hashes, seconds, list(source.notes), list(source.skipped))
 

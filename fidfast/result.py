@@ -13,17 +13,18 @@ class FIDResult(float):
 
     ====================  ==============================================================================================
     ``raw``               the value before it was clamped at 0 (rounding can leave −1e-12 for equal sets)
-    ``num_real``          images (or stored samples) behind the reference side
+    ``num_real``          images (or stored samples) behind the reference side; None where a file does not say
     ``num_generated``     images behind the generated side
     ``preset``            preprocessing (:data:`fidfast.PRESETS`); None with a custom feature extractor
     ``feature_dim``       D of the features
-    ``precision``         of the network: fp32, tf32, fp16 or bf16
+    ``precision``         of the network: fp32, tf32, fp16 or bf16; None with a custom feature extractor
     ``device``            where the network ran
     ``route``             how the Fréchet distance was computed (:mod:`fidfast.frechet`)
     ``duplicates``        side → number of images, number of different ones, largest multiplicity; and ``shared``: how
                           many generated images are also in the real set. Only sides that came as images are counted
     ``kernels``           stage → implementation that ran
-    ``seconds``           stage → wall time: setup, decode (waiting for images), preprocess, network, statistics, distance
+    ``seconds``           stage → wall time: setup, decode (waiting for images), preprocess, network, statistics,
+                          distance, total
     ``notes``             sentences that a careful reader of the number should know
     ``skipped``           (path, reason) of images left out with ``on_error="skip"``
     ``weights``           sha256 identity of the network's weights; None with a custom feature extractor
@@ -31,11 +32,11 @@ class FIDResult(float):
     """
 
     raw: float
-    num_real: int
-    num_generated: int
+    num_real: int | None
+    num_generated: int | None
     preset: str | None
     feature_dim: int
-    precision: str
+    precision: str | None
     device: str
     route: str
     duplicates: Mapping[str, Any]
@@ -82,9 +83,10 @@ class FIDResult(float):
 
     def __repr__(self) -> str:
         how = f"{self.preset}, " if self.preset else ""
+        precision = f"{self.precision} " if self.precision else ""
         return (
             f"FIDResult({float(self)!r}, num_real={self.num_real}, num_generated={self.num_generated}, "
-            f"{how}feature_dim={self.feature_dim}, {self.precision} on {self.device})"
+            f"{how}feature_dim={self.feature_dim}, {precision}on {self.device})"
         )
 
     __str__ = float.__repr__

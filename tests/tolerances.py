@@ -12,5 +12,5 @@ class Tolerance(NamedTuple):
 
 
 TOLERANCES: dict[str, Tolerance] = {
-    "fid/peer": Tolerance(1e-4, 1e-4, "another tool on the same images and weights: float32 convolutions in another order"),
+    "fid/peer": Tolerance(1e-4, 1e-4, "another tool, same images and weights: float32 convolutions in another order"),
 }
