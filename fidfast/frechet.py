@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from fidfast.factors import (
-    DEFICIENT,
     Factor,
     congruence,
     covariance_factor,
     noise_level,
     nuclear_norm,
+    sum_of_roots,
     times_factor,
 )
 from fidfast.moments import StatisticsError, check_moments
@@ -30,7 +30,7 @@ class FrechetTerm:
 
     value: float  # never negative
     raw: float  # before rounding below 0 was taken as 0
-    route: str  # which factor and which spectrum: "cholesky, eigvalsh", "rows, eigenvectors", ...
+    route: str  # which factor and which spectrum: "cholesky, eigvalsh", "rows, svdvals", ...
     mean_term: float  # |μ1-μ2|²
     trace_term: float  # tr Σ1 + tr Σ2 - 2 tr (Σ1 Σ2)^½
     seconds: float
@@ -116,14 +116,15 @@ def _trace_of_root(
     if covariance1 is not None:
         if eigenvalues is None:
             eigenvalues = torch.linalg.eigvalsh(congruence(covariance1.to(factor2.matrix.device), factor2))
-        if len(eigenvalues) == 0:
-            return float(covariance1.diagonal().sum()), factor2.trace, 0.0, factor2.kind
-        if float(eigenvalues[0]) >= DEFICIENT * float(eigenvalues[-1]) > 0:
-            trace1 = float(covariance1.diagonal().sum())
-            return trace1, factor2.trace, float(eigenvalues.sqrt().sum()), f"{factor2.kind}, eigvalsh"
+        root = sum_of_roots(eigenvalues)
+        if root is not None:
+            return float(covariance1.diagonal().sum()), factor2.trace, root, f"{factor2.kind}, eigvalsh"
     first = factor1()
     turned = times_factor(first.matrix.T.to(factor2.matrix.device), factor2)  # M = F1ᵀ F2
-    root, spectrum = nuclear_norm(turned)
+    if covariance1 is None:
+        root, spectrum = nuclear_norm(turned)
+    else:  # its eigenvalues were not enough
+        root, spectrum = float(torch.linalg.svdvals(turned).sum()), "svdvals"
     kinds = first.kind if first.kind == factor2.kind else f"{first.kind} × {factor2.kind}"
     return first.trace, factor2.trace, root, f"{kinds}, {spectrum}"
 
