@@ -125,53 +125,59 @@ def our_distances(preset: str, kinds: Sequence[str], common: int, weights: str |
             yield f"{preset}/{kind}/{name}/{feature_dim}", float(term.value)
 
 
+def peer_distances(tool: str, kind: str, common: int) -> list[dict[str, Any]]:
+    """Every case of one tool on one kind: its FID, and the exact one of its features. Computed once, as they are."""
+    output = PARITY / f"{tool}-{kind}-{common}.json"
+    if output.exists():
+        return list(json.loads(output.read_text()))
+    rows, runs = [], []
+    for name, feature_dim, real, generated in cases(tool, common):
+        files = [
+            [str(peer_features(source_tool(tool, kind, block), kind, block, blocks(common)[block])) for block in side]
+            for side in (real, generated)
+        ]
+        sets = [load_features(side, feature_dim) for side in files]
+        runs.append({"real": files[0], "generated": files[1], "feature_dim": feature_dim})
+        counts = [len(values) for values in sets]
+        rows.append({"case": name, "feature_dim": feature_dim, "n": counts, "peer_exact": exact_distance(*sets)})
+    for row, value in zip(rows, run_peer("distances", tool, json.dumps(runs))["fid"], strict=True):
+        row["peer"] = value
+    output.write_text(json.dumps(rows))
+    return rows
+
+
 def compare(tools: list[str], kinds: list[str], common: int, ours: dict[str, float]) -> list[dict[str, Any]]:
     rows = []
     for tool in tools:
         for kind in kinds:
-            listed = list(cases(tool, common))
-            runs = [
-                {
-                    "feature_dim": feature_dim,
-                    **{
-                        side: [
-                            str(peer_features(source_tool(tool, kind, block), kind, block, blocks(common)[block]))
-                            for block in names
-                        ]
-                        for side, names in (("real", real), ("generated", generated))
-                    },
-                }
-                for _, feature_dim, real, generated in listed
-            ]
-            theirs = run_peer("distances", tool, json.dumps(runs))["fid"]
-            for (name, feature_dim, *_), run, peer in zip(listed, runs, theirs, strict=True):
-                sets = [load_features(run[side], feature_dim) for side in ("real", "generated")]
-                value = ours[f"{TOOLS[tool][0]}/{kind}/{name}/{feature_dim}"]
+            for found in peer_distances(tool, kind, common):
+                peer, feature_dim = found["peer"], found["feature_dim"]
+                value = ours[f"{TOOLS[tool][0]}/{kind}/{found['case']}/{feature_dim}"]
                 tolerance = RELATIVE * abs(peer) + ABSOLUTE
-                row = {
-                    "tool": tool,
-                    "kind": kind,
-                    "n": [len(values) for values in sets],
-                    "feature_dim": feature_dim,
-                    "peer": peer,
-                    "peer_exact": exact_distance(*sets),
-                    "ours": value,
-                    "difference": value - peer,
-                    "tolerance": tolerance,
-                    "within": abs(value - peer) <= tolerance,
-                }
-                rows.append(row)
+                difference, rounding = value - peer, peer - found["peer_exact"]
+                within = abs(difference) <= tolerance
+                rows.append(
+                    {
+                        "tool": tool,
+                        "kind": kind,
+                        **found,
+                        "ours": value,
+                        "difference": difference,
+                        "tolerance": tolerance,
+                        "within": within,
+                    }
+                )
                 print(
-                    f"{tool:29s} {kind:12s} n={row['n'][0]:<5d} D={feature_dim:<5d} peer {peer:11.6f} "
-                    f"(rounding {peer - row['peer_exact']:+.1e})  ours {value:11.6f}  difference {value - peer:+.1e}  "
-                    f"{'ok' if row['within'] else f'TOO FAR (tolerance {tolerance:.1e})'}"
+                    f"{tool:29s} {kind:12s} n={found['n'][0]:<5d} D={feature_dim:<5d} peer {peer:11.6f} "
+                    f"(rounding {rounding:+.1e})  ours {value:11.6f}  difference {difference:+.1e}  "
+                    f"{'ok' if within else f'TOO FAR (tolerance {tolerance:.1e})'}"
                 )
     return rows
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=("sets", "peers", "ours", "compare", "all"), default="all")
+    parser.add_argument("--stage", choices=("sets", "peers", "distances", "ours", "compare", "all"), default="all")
     parser.add_argument(
         "--common", type=int, default=1760, help="images that both sides share, for n above 2048; 0: none"
     )
@@ -194,6 +200,10 @@ def main() -> int:
             for block in given.blocks or counts:
                 for tool in dict.fromkeys(source_tool(tool, kind, block) for tool in given.tools):
                     peer_features(tool, kind, block, counts[block])
+    if given.stage == "distances":
+        for tool in given.tools:
+            for kind in given.kinds:
+                peer_distances(tool, kind, given.common)
     kept = PARITY / "ours.json"
     ours: dict[str, float] = json.loads(kept.read_text()) if kept.exists() and given.stage != "all" else {}
     if given.stage in ("ours", "all"):
