@@ -34,7 +34,7 @@ def find_compiler() -> str:
             return os.environ.get("CXX") or name
     raise SystemExit(
         f"fidfast needs a C++17 compiler to build; {' and '.join(wanted)} not found on PATH.\n"
-        "Install one: apt-get install g++ (Debian, Ubuntu), dnf install gcc-c++ (Fedora), xcode-select --install (Mac)\n"
+        "Install one: apt-get install g++ (Debian), dnf install gcc-c++ (Fedora), xcode-select --install (macOS).\n"
         "Then run again: pip install ."
     )
 

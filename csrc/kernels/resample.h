@@ -28,13 +28,14 @@ struct PresetSpec {
     Resampling resampling;
     float centre, scale;  // the network sees (value - centre) * scale, value in [0, 255]
     bool clip;            // to [0, 255] before that: bicubic overshoots, clean-fid clips
+    bool sum_in_double;   // as Pillow does; the others sum in float32
 };
 
 constexpr PresetSpec kPresets[] = {
-    {"pytorch-fid", Resampling::bilinear, 127.5f, float(2.0 / 255.0), false},
-    {"tensorflow", Resampling::bilinear_tf1, 128.0f, 1.0f / 128.0f, false},
-    {"clean-fid", Resampling::bicubic_pillow, 128.0f, 1.0f / 128.0f, true},
-    {"torchmetrics", Resampling::bilinear_antialias, 128.0f, 1.0f / 128.0f, false},
+    {"pytorch-fid", Resampling::bilinear, 127.5f, float(2.0 / 255.0), false, false},
+    {"tensorflow", Resampling::bilinear_tf1, 128.0f, 1.0f / 128.0f, false, false},
+    {"clean-fid", Resampling::bicubic_pillow, 128.0f, 1.0f / 128.0f, true, true},
+    {"torchmetrics", Resampling::bilinear_antialias, 128.0f, 1.0f / 128.0f, false, false},
 };
 
 // What becomes of float images on the scale [0, 255]; uint8 images are integers already.

@@ -42,11 +42,11 @@ private:
 struct Axis {
     std::vector<int64_t> start, count;
     std::vector<double> weights;
+    std::vector<float> weights32;
     std::vector<Tile> tiles;
     int64_t max_count = 0, max_tile_columns = 0;
 
-    AxisTaps taps() const { return {max_count, start.data(), count.data(), weights.data()}; }
-    const double* weights_of(int output) const { return weights.data() + output * max_count; }
+    AxisTaps taps() const { return {max_count, start.data(), count.data(), weights.data(), weights32.data()}; }
 };
 
 Axis make_axis(Resampling rule, int64_t size) {
@@ -155,7 +155,7 @@ private:
     }
 
     void resize() {
-        const AxisTaps taps = x_axis_->taps();
+        const AxisTaps x_taps = x_axis_->taps(), y_taps = y_axis_->taps();
         double* columns = scratch_->columns.reserve(round_up(x_axis_->max_tile_columns, 8) * 3 * kBlock);
         const int64_t ring_rows = y_axis_->max_count + kBlock;
         float* ring = scratch_->ring.reserve((ring_rows + 1) * kRowFloats);
@@ -185,13 +185,14 @@ private:
                                              : static_cast<const void*>(pixels_ + slot * row_pixels_);
                     out[i] = live ? ring + (ready + i) % ring_rows * kRowFloats : nowhere;
                 }
-                params_.rows->horizontal(source, keep_values_ ? row_pixels_ : 0, taps, x_axis_->tiles.data(),
-                                         int(x_axis_->tiles.size()), params_.channels_last, columns, out);
+                params_.rows->horizontal(source, keep_values_ ? row_pixels_ : 0, x_taps, x_axis_->tiles.data(),
+                                         int(x_axis_->tiles.size()), params_.preset.sum_in_double,
+                                         params_.channels_last, columns, out);
                 ready += kBlock;
             }
             for (int64_t k = 0; k < count; k++) rows[size_t(k)] = ring + (first + k) % ring_rows * kRowFloats;
             const int64_t at = strip_.image * 3 * kOut * kOut + int64_t(y) * kOut * (params_.channels_last ? 3 : 1);
-            params_.rows->vertical(rows.data(), y_axis_->weights_of(y), count, params_.preset, params_.out_type,
+            params_.rows->vertical(rows.data(), y_taps, y, params_.preset, params_.out_type,
                                    params_.channels_last, static_cast<char*>(params_.out) + size_t(at) * out_size,
                                    out_plane);
         }
@@ -245,6 +246,7 @@ void resize_normalize(const ResizeNormalizeParams& params) {
             auto& [size, axis] = *work[size_t(i)];
             axis = make_axis(params.preset.resampling, size);
             if (size_t(i) < x_axes.size()) prepare_for_horizontal(axis, size);
+            axis.weights32.assign(axis.weights.begin(), axis.weights.end());
         });
     }
     const std::vector<Strip> strips = cut_into_strips(params);

@@ -26,6 +26,7 @@ struct AxisTaps {
     const int64_t* start;     // (kOutPadded,)
     const int64_t* count;     // (kOutPadded,); the horizontal pass uses max_count for all
     const double* weights;    // (kOutPadded, max_count)
+    const float* weights32;   // the same as float32
 };
 
 // A run of outputs of the horizontal pass, a multiple of 8, whose source columns fit the first-level cache.
@@ -51,10 +52,10 @@ struct RowKernels {
     // Resizes kBlock rows horizontally into `out` rows. `rows` point at pixels, or at float planes when plane > 0.
     // `columns` is scratch: (columns of the widest tile rounded up to 8, 3, kBlock) doubles.
     void (*horizontal)(const void* const rows[kBlock], int64_t plane, const AxisTaps& taps, const Tile* tiles, int num_tiles,
-                       bool interleaved, double* columns, float* const out[kBlock]);
+                       bool sum_in_double, bool interleaved, double* columns, float* const out[kBlock]);
 
-    // One output row: weighted sum of `count` resized rows, normalised, converted and stored.
-    void (*vertical)(const float* const* rows, const double* weights, int64_t count, const PresetSpec& preset, OutType type,
+    // Output row y: weighted sum of its taps.count[y] resized `rows`, normalised, converted and stored.
+    void (*vertical)(const float* const* rows, const AxisTaps& taps, int y, const PresetSpec& preset, OutType type,
                      bool interleaved, void* out, int64_t out_plane);
 };
 

@@ -1,6 +1,8 @@
 // The row kernels, written once; rows_<level>.cpp compiles them for its instruction set.
 #pragma once
 
+#include <cfloat>
+
 #include "kernels/content_hash.h"
 #include "kernels/cpu/row_kernels.h"
 #include "kernels/cpu/simd.h"
@@ -79,63 +81,70 @@ void hash_row(const uint32_t* pixels, int64_t y, int64_t width, uint64_t sums[2]
 // ---------------------------------------------------------------------------------------------------------------------
 
 // Source columns first .. first + count (rounded up to 8) of kBlock rows -> columns[x][channel][row].
-void turn_pixels(const void* const rows[kBlock], int64_t first, int64_t count, double* columns) {
+template <typename Lanes>
+void turn_pixels(const void* const rows[kBlock], int64_t first, int64_t count, typename Lanes::Real* columns) {
     for (int64_t x = 0; x < count; x += 8, columns += 8 * 3 * kBlock) {
         Words8 m[8];
         for (int i = 0; i < 8; i++) m[i] = Words8::load(static_cast<const uint32_t*>(rows[i]) + first + x);
         transpose(m);
         for (int i = 0; i < 8; i++) {
-            channel_of<0>(m[i]).store(columns + (3 * i + 0) * kBlock);
-            channel_of<1>(m[i]).store(columns + (3 * i + 1) * kBlock);
-            channel_of<2>(m[i]).store(columns + (3 * i + 2) * kBlock);
+            channel_of<Lanes, 0>(m[i]).store(columns + (3 * i + 0) * kBlock);
+            channel_of<Lanes, 1>(m[i]).store(columns + (3 * i + 1) * kBlock);
+            channel_of<Lanes, 2>(m[i]).store(columns + (3 * i + 2) * kBlock);
         }
     }
 }
 
-void turn_planes(const void* const rows[kBlock], int64_t plane, int64_t first, int64_t count, double* columns) {
+template <typename Lanes>
+void turn_planes(const void* const rows[kBlock], int64_t plane, int64_t first, int64_t count,
+                 typename Lanes::Real* columns) {
     for (int64_t x = 0; x < count; x += 8, columns += 8 * 3 * kBlock) {
         for (int c = 0; c < 3; c++) {
             Words8 m[8];
             for (int i = 0; i < 8; i++) m[i] = Words8::load(static_cast<const float*>(rows[i]) + c * plane + first + x);
             transpose(m);
-            for (int i = 0; i < 8; i++) floats_of(m[i]).store(columns + (3 * i + c) * kBlock);
+            for (int i = 0; i < 8; i++) floats_of<Lanes>(m[i]).store(columns + (3 * i + c) * kBlock);
         }
     }
 }
+
+const double* weights_of(const AxisTaps& taps, int output, double) { return taps.weights + output * taps.max_count; }
+const float* weights_of(const AxisTaps& taps, int output, float) { return taps.weights32 + output * taps.max_count; }
 
 // Taps of eight outputs applied to the turned columns: sums[output * 3 + channel] holds kBlock rows.
 // fixed_count > 0 lets the compiler unroll the common cases.
-template <int fixed_count>
-void sum_taps(const AxisTaps& taps, int output, int64_t first_column, const double* columns, Words8 sums[24]) {
+template <typename Lanes, int fixed_count>
+void sum_taps(const AxisTaps& taps, int output, int64_t first_column, const typename Lanes::Real* columns, Words8 sums[24]) {
     const int64_t count = fixed_count ? fixed_count : taps.max_count;
-    const double* weights = taps.weights + output * count;
+    const auto* weights = weights_of(taps, output, typename Lanes::Real());
     for (int i = 0; i < 8; i++, weights += count) {
-        const double* source = columns + (taps.start[output + i] - first_column) * 3 * kBlock;
-        Doubles8 red = Doubles8::zero(), green = red, blue = red;
+        const auto* source = columns + (taps.start[output + i] - first_column) * 3 * kBlock;
+        Lanes red = Lanes::zero(), green = red, blue = red;
         for (int64_t k = 0; k < count; k++, source += 3 * kBlock) {
-            const Doubles8 w = Doubles8::broadcast(weights[k]);
-            red.add_product(Doubles8::load(source), w);
-            green.add_product(Doubles8::load(source + kBlock), w);
-            blue.add_product(Doubles8::load(source + 2 * kBlock), w);
+            const Lanes w = Lanes::broadcast(weights[k]);
+            red.add_product(Lanes::load(source), w);
+            green.add_product(Lanes::load(source + kBlock), w);
+            blue.add_product(Lanes::load(source + 2 * kBlock), w);
         }
-        sums[3 * i] = float_bits(red);
-        sums[3 * i + 1] = float_bits(green);
-        sums[3 * i + 2] = float_bits(blue);
+        sums[3 * i] = float_bits(red.to_floats());
+        sums[3 * i + 1] = float_bits(green.to_floats());
+        sums[3 * i + 2] = float_bits(blue.to_floats());
     }
 }
 
-void horizontal(const void* const rows[kBlock], int64_t plane, const AxisTaps& taps, const Tile* tiles, int num_tiles,
-                bool interleaved, double* columns, float* const out[kBlock]) {
-    const auto sum = taps.max_count == 1   ? sum_taps<1>
-                     : taps.max_count == 2 ? sum_taps<2>
-                     : taps.max_count == 4 ? sum_taps<4>
-                                           : sum_taps<0>;
+template <typename Lanes>
+void horizontal_in(const void* const rows[kBlock], int64_t plane, const AxisTaps& taps, const Tile* tiles, int num_tiles,
+                   bool interleaved, typename Lanes::Real* columns, float* const out[kBlock]) {
+    const auto sum = taps.max_count == 1   ? sum_taps<Lanes, 1>
+                     : taps.max_count == 2 ? sum_taps<Lanes, 2>
+                     : taps.max_count == 4 ? sum_taps<Lanes, 4>
+                                           : sum_taps<Lanes, 0>;
     for (int t = 0; t < num_tiles; t++) {
         const Tile tile = tiles[t];
         if (plane)
-            turn_planes(rows, plane, tile.first_column, tile.columns, columns);
+            turn_planes<Lanes>(rows, plane, tile.first_column, tile.columns, columns);
         else
-            turn_pixels(rows, tile.first_column, tile.columns, columns);
+            turn_pixels<Lanes>(rows, tile.first_column, tile.columns, columns);
         for (int x = tile.first_output; x < tile.end_output; x += 8) {
             Words8 sums[24];
             sum(taps, x, tile.first_column, columns, sums);
@@ -150,11 +159,17 @@ void horizontal(const void* const rows[kBlock], int64_t plane, const AxisTaps& t
     }
 }
 
+void horizontal(const void* const rows[kBlock], int64_t plane, const AxisTaps& taps, const Tile* tiles, int num_tiles,
+                bool sum_in_double, bool interleaved, double* columns, float* const out[kBlock]) {
+    if (sum_in_double)
+        horizontal_in<Doubles8>(rows, plane, taps, tiles, num_tiles, interleaved, columns, out);
+    else
+        horizontal_in<Floats8>(rows, plane, taps, tiles, num_tiles, interleaved, reinterpret_cast<float*>(columns), out);
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Vertical pass, normalisation and conversion
 // ---------------------------------------------------------------------------------------------------------------------
-
-inline void convert(const float* values, float* out) { std::memcpy(out, values, 8 * sizeof(float)); }
 
 struct Half {
     uint16_t bits;
@@ -162,30 +177,30 @@ struct Half {
 struct BFloat16 {
     uint16_t bits;
 };
-inline void convert(const float* values, Half* out) {
-    for (int i = 0; i < 8; i++) out[i].bits = half_of(values[i]);
+
+void convert(const Floats8& values, float* out) { values.store(out); }
+void convert(const Floats8& values, Half* out) {
+    float f[8];
+    values.store(f);
+    for (int i = 0; i < 8; i++) out[i].bits = half_of(f[i]);
 }
-inline void convert(const float* values, BFloat16* out) {
-    for (int i = 0; i < 8; i++) out[i].bits = bfloat16_of(values[i]);
+void convert(const Floats8& values, BFloat16* out) {
+    float f[8];
+    values.store(f);
+    for (int i = 0; i < 8; i++) out[i].bits = bfloat16_of(f[i]);
 }
 
 // `length` outputs from column `first` of the resized rows.
-template <typename Out>
-void sum_rows(const float* const* rows, const double* weights, int64_t count, int64_t first, int length,
+template <typename Lanes, int fixed_count, typename Out>
+void sum_rows(const float* const* rows, const typename Lanes::Real* weights, int64_t any_count, int64_t first, int length,
               const PresetSpec& preset, Out* out) {
-    const float floor = preset.clip ? 0.0f : -3.4e38f, ceiling = preset.clip ? 255.0f : 3.4e38f;
+    const int64_t count = fixed_count ? fixed_count : any_count;
+    const float low = preset.clip ? 0.0f : -FLT_MAX, high = preset.clip ? 255.0f : FLT_MAX;
     const float centre = preset.centre, scale = preset.scale;
     for (int x = 0; x < length; x += 8) {
-        Doubles8 sum = Doubles8::zero();
-        for (int64_t k = 0; k < count; k++) sum.add_product(Doubles8::load(rows[k] + first + x), Doubles8::broadcast(weights[k]));
-        float values[8];
-        store_floats(sum, values);
-        for (int i = 0; i < 8; i++) {
-            float v = values[i];
-            v = v < floor ? floor : v;
-            v = v > ceiling ? ceiling : v;
-            values[i] = (v - centre) * scale;
-        }
+        Lanes sum = Lanes::zero();
+        for (int64_t k = 0; k < count; k++) sum.add_product(Lanes::load(rows[k] + first + x), Lanes::broadcast(weights[k]));
+        const Floats8 values = sum.to_floats().clamp(low, high).normalise(centre, scale);
         if (x + 8 <= length) {
             convert(values, out + x);
         } else {
@@ -196,23 +211,35 @@ void sum_rows(const float* const* rows, const double* weights, int64_t count, in
     }
 }
 
-template <typename Out>
-void vertical_as(const float* const* rows, const double* weights, int64_t count, const PresetSpec& preset,
-                 bool interleaved, void* out, int64_t out_plane) {
+template <typename Lanes, typename Out>
+void vertical_as(const float* const* rows, const AxisTaps& taps, int y, const PresetSpec& preset, bool interleaved,
+                 void* out, int64_t out_plane) {
+    const int64_t count = taps.count[y];
+    const auto* weights = weights_of(taps, y, typename Lanes::Real());
+    const auto sum = count == 2   ? sum_rows<Lanes, 2, Out>
+                     : count == 4 ? sum_rows<Lanes, 4, Out>
+                                  : sum_rows<Lanes, 0, Out>;
     Out* to = static_cast<Out*>(out);
     if (interleaved) {
-        sum_rows(rows, weights, count, 0, 3 * kOut, preset, to);
+        sum(rows, weights, count, 0, 3 * kOut, preset, to);
     } else {
-        for (int c = 0; c < 3; c++) sum_rows(rows, weights, count, c * kOutPadded, kOut, preset, to + c * out_plane);
+        for (int c = 0; c < 3; c++) sum(rows, weights, count, c * kOutPadded, kOut, preset, to + c * out_plane);
     }
 }
 
-void vertical(const float* const* rows, const double* weights, int64_t count, const PresetSpec& preset, OutType type,
+template <typename Lanes>
+void vertical_in(const float* const* rows, const AxisTaps& taps, int y, const PresetSpec& preset, OutType type,
+                 bool interleaved, void* out, int64_t out_plane) {
+    const auto run = type == OutType::float32    ? vertical_as<Lanes, float>
+                     : type == OutType::bfloat16 ? vertical_as<Lanes, BFloat16>
+                                                 : vertical_as<Lanes, Half>;
+    run(rows, taps, y, preset, interleaved, out, out_plane);
+}
+
+void vertical(const float* const* rows, const AxisTaps& taps, int y, const PresetSpec& preset, OutType type,
               bool interleaved, void* out, int64_t out_plane) {
-    const auto run = type == OutType::float32    ? vertical_as<float>
-                     : type == OutType::bfloat16 ? vertical_as<BFloat16>
-                                                 : vertical_as<Half>;
-    run(rows, weights, count, preset, interleaved, out, out_plane);
+    const auto run = preset.sum_in_double ? vertical_in<Doubles8> : vertical_in<Floats8>;
+    run(rows, taps, y, preset, type, interleaved, out, out_plane);
 }
 
 constexpr RowKernels kernels_of_level(const char* name) {

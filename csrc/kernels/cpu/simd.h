@@ -1,5 +1,6 @@
-// Eight words or eight doubles at a time, for the instruction set that this file's includer is compiled for.
-// Everything has internal linkage: code for AVX-512 must never be the linker's choice on a CPU without it.
+// Eight words, floats or doubles at a time, for the instruction set that this file's includer is compiled for.
+// Everything has internal linkage: code for AVX-512 must never be the linker's choice on a CPU without it. Products are
+// never fused with sums: Pillow rounds them, and so all instruction sets give the same bits.
 #pragma once
 
 #include <cstdint>
@@ -20,26 +21,45 @@ struct Words8 {
     void store(void* p) const { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
 };
 
+struct Floats8 {
+    using Real = float;
+    __m256 v;
+    static Floats8 zero() { return {_mm256_setzero_ps()}; }
+    static Floats8 broadcast(float x) { return {_mm256_set1_ps(x)}; }
+    static Floats8 load(const float* p) { return {_mm256_loadu_ps(p)}; }
+    static Floats8 of_integers(__m256i x) { return {_mm256_cvtepi32_ps(x)}; }
+    static Floats8 of_floats(__m256i bits) { return {_mm256_castsi256_ps(bits)}; }
+    void add_product(Floats8 a, Floats8 b) { v = _mm256_add_ps(v, _mm256_mul_ps(a.v, b.v)); }
+    Floats8 to_floats() const { return *this; }
+    void store(float* p) const { _mm256_storeu_ps(p, v); }
+    Floats8 clamp(float low, float high) const {
+        return {_mm256_min_ps(_mm256_max_ps(v, _mm256_set1_ps(low)), _mm256_set1_ps(high))};
+    }
+    Floats8 normalise(float centre, float scale) const {
+        return {_mm256_mul_ps(_mm256_sub_ps(v, _mm256_set1_ps(centre)), _mm256_set1_ps(scale))};
+    }
+};
+
 #if defined(__AVX512F__)
 
 struct Doubles8 {
+    using Real = double;
     __m512d v;
     static Doubles8 zero() { return {_mm512_setzero_pd()}; }
     static Doubles8 broadcast(double x) { return {_mm512_set1_pd(x)}; }
     static Doubles8 load(const double* p) { return {_mm512_loadu_pd(p)}; }
     static Doubles8 load(const float* p) { return {_mm512_cvtps_pd(_mm256_loadu_ps(p))}; }
     void store(double* p) const { _mm512_storeu_pd(p, v); }
-    __m256 to_floats() const { return _mm512_cvtpd_ps(v); }
-    // not fused: Pillow rounds the product
+    Floats8 to_floats() const { return {_mm512_cvtpd_ps(v)}; }
+    static Doubles8 of_integers(__m256i x) { return {_mm512_cvtepi32_pd(x)}; }
+    static Doubles8 of_floats(__m256i bits) { return {_mm512_cvtps_pd(_mm256_castsi256_ps(bits))}; }
     void add_product(Doubles8 a, Doubles8 b) { v = _mm512_add_pd(v, _mm512_mul_pd(a.v, b.v)); }
 };
-
-Doubles8 doubles_of_integers(__m256i x) { return {_mm512_cvtepi32_pd(x)}; }
-Doubles8 doubles_of_floats(__m256i bits) { return {_mm512_cvtps_pd(_mm256_castsi256_ps(bits))}; }
 
 #else
 
 struct Doubles8 {
+    using Real = double;
     __m256d lo, hi;
     static Doubles8 zero() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
     static Doubles8 broadcast(double x) { return {_mm256_set1_pd(x), _mm256_set1_pd(x)}; }
@@ -49,31 +69,32 @@ struct Doubles8 {
         _mm256_storeu_pd(p, lo);
         _mm256_storeu_pd(p + 4, hi);
     }
-    __m256 to_floats() const { return _mm256_set_m128(_mm256_cvtpd_ps(hi), _mm256_cvtpd_ps(lo)); }
-    void add_product(Doubles8 a, Doubles8 b) {  // not fused: Pillow rounds the product
+    Floats8 to_floats() const { return {_mm256_set_m128(_mm256_cvtpd_ps(hi), _mm256_cvtpd_ps(lo))}; }
+    static Doubles8 of_integers(__m256i x) {
+        return {_mm256_cvtepi32_pd(_mm256_castsi256_si128(x)), _mm256_cvtepi32_pd(_mm256_extracti128_si256(x, 1))};
+    }
+    static Doubles8 of_floats(__m256i bits) {
+        const __m256 x = _mm256_castsi256_ps(bits);
+        return {_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1))};
+    }
+    void add_product(Doubles8 a, Doubles8 b) {
         lo = _mm256_add_pd(lo, _mm256_mul_pd(a.lo, b.lo));
         hi = _mm256_add_pd(hi, _mm256_mul_pd(a.hi, b.hi));
     }
 };
 
-Doubles8 doubles_of_integers(__m256i x) {
-    return {_mm256_cvtepi32_pd(_mm256_castsi256_si128(x)), _mm256_cvtepi32_pd(_mm256_extracti128_si256(x, 1))};
-}
-Doubles8 doubles_of_floats(__m256i bits) {
-    const __m256 x = _mm256_castsi256_ps(bits);
-    return {_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1))};
-}
-
 #endif
 
 // Byte `channel` of every word.
-template <int channel>
-Doubles8 channel_of(Words8 pixels) {
-    return doubles_of_integers(_mm256_and_si256(_mm256_srli_epi32(pixels.v, 8 * channel), _mm256_set1_epi32(255)));
+template <typename Lanes, int channel>
+Lanes channel_of(Words8 pixels) {
+    return Lanes::of_integers(_mm256_and_si256(_mm256_srli_epi32(pixels.v, 8 * channel), _mm256_set1_epi32(255)));
 }
-Doubles8 floats_of(Words8 bits) { return doubles_of_floats(bits.v); }
-Words8 float_bits(Doubles8 x) { return {_mm256_castps_si256(x.to_floats())}; }
-void store_floats(Doubles8 x, float* p) { _mm256_storeu_ps(p, x.to_floats()); }
+template <typename Lanes>
+Lanes floats_of(Words8 bits) {
+    return Lanes::of_floats(bits.v);
+}
+Words8 float_bits(Floats8 x) { return {_mm256_castps_si256(x.v)}; }
 
 void transpose(Words8 m[8]) {
     __m256i a[8], b[8];
@@ -131,41 +152,50 @@ struct Words8 {
     void store(void* p) const { std::memcpy(p, v, sizeof v); }
 };
 
-struct Doubles8 {
-    double v[8];
-    static Doubles8 zero() { return Doubles8{}; }
-    static Doubles8 broadcast(double x) { return {{x, x, x, x, x, x, x, x}}; }
-    template <typename T>
-    static Doubles8 load(const T* p) {
-        Doubles8 x;
-        for (int i = 0; i < 8; i++) x.v[i] = double(p[i]);
+template <typename T>
+struct Lanes8 {
+    using Real = T;
+    T v[8];
+    static Lanes8 zero() { return Lanes8{}; }
+    static Lanes8 broadcast(T x) { return {{x, x, x, x, x, x, x, x}}; }
+    template <typename From>
+    static Lanes8 load(const From* p) {
+        Lanes8 x;
+        for (int i = 0; i < 8; i++) x.v[i] = T(p[i]);
         return x;
     }
-    void store(double* p) const { std::memcpy(p, v, sizeof v); }
-    void add_product(const Doubles8& a, const Doubles8& b) {
+    void store(T* p) const { std::memcpy(p, v, sizeof v); }
+    void add_product(const Lanes8& a, const Lanes8& b) {
         for (int i = 0; i < 8; i++) v[i] += a.v[i] * b.v[i];
     }
+    Lanes8<float> to_floats() const { return Lanes8<float>::load(v); }
+    Lanes8 clamp(T low, T high) const {
+        Lanes8 x = *this;
+        for (T& f : x.v) f = f < low ? low : f > high ? high : f;
+        return x;
+    }
+    Lanes8 normalise(T centre, T scale) const {
+        Lanes8 x = *this;
+        for (T& f : x.v) f = (f - centre) * scale;
+        return x;
+    }
 };
+using Floats8 = Lanes8<float>;
+using Doubles8 = Lanes8<double>;
 
-template <int channel>
-Doubles8 channel_of(const Words8& pixels) {
-    Doubles8 x;
-    for (int i = 0; i < 8; i++) x.v[i] = double(int32_t(pixels.v[i] >> (8 * channel) & 255));
+template <typename Lanes, int channel>
+Lanes channel_of(const Words8& pixels) {
+    Lanes x;
+    for (int i = 0; i < 8; i++) x.v[i] = typename Lanes::Real(int32_t(pixels.v[i] >> (8 * channel) & 255));
     return x;
 }
-Doubles8 floats_of(const Words8& bits) {
+template <typename Lanes>
+Lanes floats_of(const Words8& bits) {
     float f[8];
     bits.store(f);
-    return Doubles8::load(f);
+    return Lanes::load(f);
 }
-void store_floats(const Doubles8& x, float* p) {
-    for (int i = 0; i < 8; i++) p[i] = float(x.v[i]);
-}
-Words8 float_bits(const Doubles8& x) {
-    float f[8];
-    store_floats(x, f);
-    return Words8::load(f);
-}
+Words8 float_bits(const Floats8& x) { return Words8::load(x.v); }
 
 void transpose(Words8 m[8]) {
     for (int i = 0; i < 8; i++)
