@@ -203,3 +203,23 @@ def content_hashes(
         for j, number in enumerate(content_hash_of(quantised)):
             out[i, j] = number - (1 << 64) if number >> 63 else number
     return out
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Statistics and distance
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def covariance(features: Tensor) -> tuple[np.ndarray, np.ndarray]:  # (N, D) → (D,), (D, D) float64
+    """Mean and unbiased covariance as every tool writes them: numpy, float64, all rows at once."""
+    rows = features.detach().cpu().numpy().astype(np.float64)
+    return rows.mean(axis=0), np.atleast_2d(np.cov(rows, rowvar=False))
+
+
+def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
+    """The formula of Heusel et al. 2017 (TTUR) as it stands: scipy's square root of Σ1 Σ2, of which the real part."""
+    import scipy.linalg
+
+    root = np.asarray(scipy.linalg.sqrtm(np.asarray(sigma1) @ np.asarray(sigma2))).real
+    apart = np.asarray(mu1) - np.asarray(mu2)
+    return float(apart @ apart + np.trace(sigma1) + np.trace(sigma2) - 2 * np.trace(root))

@@ -13,4 +13,10 @@ class Tolerance(NamedTuple):
 
 TOLERANCES: dict[str, Tolerance] = {
     "fid/peer": Tolerance(1e-4, 1e-4, "another tool, same images and weights: float32 convolutions in another order"),
+    "statistics/covariance": Tolerance(1e-12, 1e-13, "float64 sums in another order than numpy's"),
+    "frechet/exact": Tolerance(1e-9, 1e-11, "full rank, against a value known in extended precision"),
+    "frechet/scipy": Tolerance(1e-9, 2e-5, "scipy's sqrtm is itself off by 1e-5 on singular sets"),
+    "frechet/self": Tolerance(1e-11, 1e-9, "traces of about 10 cancel to rounding, for any n and repeated rows"),
+    "frechet/null": Tolerance(1e-9, 0.0, "one or two zero eigenvalues, too few for the route by singular values"),
+    "frechet/gradient": Tolerance(1e-6, 1e-8, "fourth-order finite differences with a step of 1e-4"),
 }
