@@ -58,6 +58,8 @@ class FeatureExtractor:
             self.kernels = {"network": "torch conv2d"}
             if compile:
                 self._compile()
+            elif network.prepack(self.chunk_size):
+                self.kernels = {"network": "oneDNN convolution + ReLU, prepacked weights"}
 
     def preprocess(
         self,
@@ -152,8 +154,8 @@ class CallableExtractor:
         with torch.no_grad(), _eval_mode(self._function):
             features = _run_chunk(self._function, x, self.chunk_size)
         if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
-            shape = (tuple(features.shape), features.dtype) if isinstance(features, Tensor) else type(features).__name__
-            raise ValueError(f"feature_extractor: expected floating-point features (N, D), got {shape}")
+            got = (tuple(features.shape), features.dtype) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(f"feature_extractor: expected floating-point features (N, D), got {got}")
         if self.feature_dim not in (None, features.shape[1]):
             shape = tuple(features.shape)
             raise ValueError(f"feature_extractor: expected features (N, {self.feature_dim}) as before, got {shape}")

@@ -1,12 +1,14 @@
 """The FID Inception-v3 (TensorFlow graph of 2015-12-05) with its batch norms folded into the convolutions.
 
 What sets it apart from the Inception-v3 of torchvision: average pools count only valid pixels, the last block pools
-by maximum, batch-norm eps is 1e-3. Features are means over the pixels of four places: after the first and the second max pool (64, 192), before Mixed_7a (768), after Mixed_7c (2048), as in pytorch-fid.
+by maximum, batch-norm eps is 1e-3. Features are means over the pixels of four places: after the first and the second
+max pool (64, 192), before Mixed_7a (768), after Mixed_7c (2048), as in pytorch-fid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +41,21 @@ class Convolution(nn.Module):
         self.register_buffer("bias", bias)
         self.stride = (stride, stride)
         self.padding = (weight.shape[2] // 2, weight.shape[3] // 2) if same else (0, 0)
+        self._packed: Tensor | None = None  # the weight in oneDNN's own layout
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, I, H, W) -> (N, O, H', W')
-        return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding).relu_()
+    def prepack(self, input_shape: Sequence[int]) -> None:
+        """Reorder the weight once for inputs of this shape; torch's conv2d would do it at every call."""
+        self._packed = torch.ops.mkldnn._reorder_convolution_weight(
+            self.weight, self.padding, self.stride, (1, 1), 1, list(input_shape)
+        )
+
+    def forward(self, x: Tensor, relu: bool = True) -> Tensor:  # (N, I, H, W) -> (N, O, H', W')
+        if self._packed is not None:
+            return torch.ops.mkldnn._convolution_pointwise(
+                x, self._packed, self.bias, self.padding, self.stride, (1, 1), 1, "relu" if relu else "none", [], ""
+            )
+        y = functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        return y.relu_() if relu else y
 
 
 def _average_pool(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, H, W)
@@ -53,28 +67,51 @@ def _halve(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, (H-1)//2, (W-1)//2)
 
 
 class _Block(nn.Module):
-    """One Mixed block: its convolutions, looked up by pytorch-fid's branch names."""
+    """One Mixed block: its convolutions under pytorch-fid's branch names."""
 
-    def __init__(self, state_dict: Mapping[str, Tensor], name: str, stride_two: tuple[str, ...] = ()) -> None:
+    branches: tuple[str, ...]
+    halving: tuple[str, ...] = ()  # branches of stride 2
+    branch1x1: Convolution
+    branch3x3: Convolution
+    branch3x3_1: Convolution
+    branch3x3_2a: Convolution
+    branch3x3_2b: Convolution
+    branch3x3dbl_3a: Convolution
+    branch3x3dbl_3b: Convolution
+    branch_pool: Convolution
+
+    def __init__(self, state_dict: Mapping[str, Tensor], name: str) -> None:
         super().__init__()
-        prefix = f"{name}."
-        names = {key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)}
-        for branch in sorted(names):
-            halves = branch in stride_two
+        for branch in self.branches:
+            halves = branch in self.halving
             convolution = Convolution(state_dict, f"{name}.{branch}", stride=2 if halves else 1, same=not halves)
             self.add_module(branch, convolution)
+
+    def _chain(self, x: Tensor, *branches: str) -> Tensor:  # (N, C, H, W) -> (N, C', H', W')
+        for branch in branches:
+            x = getattr(self, branch)(x)
+        return x
+
+    def _pooled(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C', H, W)
+        """1×1 convolution of the average pool, in the other order: the pool is linear, and then has fewer channels."""
+        return _average_pool(self.branch_pool(x, relu=False)).relu_()
 
 
 class BlockA(_Block):
     """Mixed_5b, 5c, 5d: 1×1, 5×5, double 3×3 and pooled branches at 35×35."""
 
+    branches = (
+        *("branch1x1", "branch5x5_1", "branch5x5_2"),
+        *("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3", "branch_pool"),
+    )
+
     def forward(self, x: Tensor) -> Tensor:  # (N, C, 35, 35) -> (N, 224 + pool, 35, 35)
         return torch.cat(
             [
                 self.branch1x1(x),
-                self.branch5x5_2(self.branch5x5_1(x)),
-                self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
-                self.branch_pool(_average_pool(x)),
+                self._chain(x, "branch5x5_1", "branch5x5_2"),
+                self._chain(x, "branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
+                self._pooled(x),
             ],
             dim=1,
         )
@@ -83,46 +120,48 @@ class BlockA(_Block):
 class BlockB(_Block):
     """Mixed_6a: 35×35 to 17×17."""
 
+    branches = ("branch3x3", "branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3")
+    halving = ("branch3x3", "branch3x3dbl_3")
+
     def forward(self, x: Tensor) -> Tensor:  # (N, 288, 35, 35) -> (N, 768, 17, 17)
-        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        double = self._chain(x, "branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3")
         return torch.cat([self.branch3x3(x), double, _halve(x)], dim=1)
 
 
 class BlockC(_Block):
     """Mixed_6b … 6e: 7×7 factored into 1×7 and 7×1, at 17×17."""
 
+    seven = ("branch7x7_1", "branch7x7_2", "branch7x7_3")
+    seven_twice = ("branch7x7dbl_1", "branch7x7dbl_2", "branch7x7dbl_3", "branch7x7dbl_4", "branch7x7dbl_5")
+    branches = ("branch1x1", *seven, *seven_twice, "branch_pool")
+
     def forward(self, x: Tensor) -> Tensor:  # (N, 768, 17, 17) -> (N, 768, 17, 17)
-        double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
-        return torch.cat(
-            [
-                self.branch1x1(x),
-                self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x))),
-                self.branch7x7dbl_5(self.branch7x7dbl_4(double)),
-                self.branch_pool(_average_pool(x)),
-            ],
-            dim=1,
-        )
+        seven, twice = self._chain(x, *self.seven), self._chain(x, *self.seven_twice)
+        return torch.cat([self.branch1x1(x), seven, twice, self._pooled(x)], dim=1)
 
 
 class BlockD(_Block):
     """Mixed_7a: 17×17 to 8×8."""
 
+    three = ("branch3x3_1", "branch3x3_2")
+    seven = ("branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4")
+    branches = (*three, *seven)
+    halving = ("branch3x3_2", "branch7x7x3_4")
+
     def forward(self, x: Tensor) -> Tensor:  # (N, 768, 17, 17) -> (N, 1280, 8, 8)
-        seven = self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x)))
-        return torch.cat([self.branch3x3_2(self.branch3x3_1(x)), self.branch7x7x3_4(seven), _halve(x)], dim=1)
+        return torch.cat([self._chain(x, *self.three), self._chain(x, *self.seven), _halve(x)], dim=1)
 
 
 class BlockE(_Block):
-    """Mixed_7b and 7c: 3×3 split into 1×3 beside 3×1, at 8×8; 7b pools by mean, 7c by maximum."""
+    """Mixed_7b: 3×3 split into 1×3 beside 3×1, at 8×8."""
 
-    def __init__(self, state_dict: Mapping[str, Tensor], name: str, pool: str) -> None:
-        super().__init__(state_dict, name)
-        self.pool = pool
+    branches = (
+        *("branch1x1", "branch3x3_1", "branch3x3_2a", "branch3x3_2b"),
+        *("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3a", "branch3x3dbl_3b", "branch_pool"),
+    )
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C, 8, 8) -> (N, 2048, 8, 8)
-        three = self.branch3x3_1(x)
-        double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-        pooled = _average_pool(x) if self.pool == "mean" else functional.max_pool2d(x, 3, stride=1, padding=1)
+        three, double = self.branch3x3_1(x), self._chain(x, "branch3x3dbl_1", "branch3x3dbl_2")
         return torch.cat(
             [
                 self.branch1x1(x),
@@ -130,10 +169,17 @@ class BlockE(_Block):
                 self.branch3x3_2b(three),
                 self.branch3x3dbl_3a(double),
                 self.branch3x3dbl_3b(double),
-                self.branch_pool(pooled),
+                self._pooled(x),
             ],
             dim=1,
         )
+
+
+class BlockEMax(BlockE):
+    """Mixed_7c: as 7b, but pooled by maximum."""
+
+    def _pooled(self, x: Tensor) -> Tensor:  # (N, C, 8, 8) -> (N, C', 8, 8)
+        return self.branch_pool(functional.max_pool2d(x, 3, stride=1, padding=1))
 
 
 class Inception(nn.Module):
@@ -161,17 +207,41 @@ class Inception(nn.Module):
                 BlockA(state_dict, "Mixed_5b"),  # (N, 256, 35, 35)
                 BlockA(state_dict, "Mixed_5c"),  # (N, 288, 35, 35)
                 BlockA(state_dict, "Mixed_5d"),  # (N, 288, 35, 35)
-                BlockB(state_dict, "Mixed_6a", ("branch3x3", "branch3x3dbl_3")),  # (N, 768, 17, 17)
+                BlockB(state_dict, "Mixed_6a"),  # (N, 768, 17, 17)
                 *(BlockC(state_dict, f"Mixed_6{letter}") for letter in "bcde"),  # (N, 768, 17, 17)
             ]
         if feature_dim == 2048:
             layers += [
-                BlockD(state_dict, "Mixed_7a", ("branch3x3_2", "branch7x7x3_4")),  # (N, 1280, 8, 8)
-                BlockE(state_dict, "Mixed_7b", pool="mean"),  # (N, 2048, 8, 8)
-                BlockE(state_dict, "Mixed_7c", pool="max"),  # (N, 2048, 8, 8)
+                BlockD(state_dict, "Mixed_7a"),  # (N, 1280, 8, 8)
+                BlockE(state_dict, "Mixed_7b"),  # (N, 2048, 8, 8)
+                BlockEMax(state_dict, "Mixed_7c"),  # (N, 2048, 8, 8)
             ]
         self.layers = nn.Sequential(*layers)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:  # (N, 3, 299, 299) -> (N, D) float32
         return self.layers(x).mean(dim=(2, 3), dtype=torch.float32)
+
+    def prepack(self, chunk_size: int) -> bool:
+        """Lay the weights out for oneDNN's convolution + ReLU on chunks of this size; False where torch lacks it."""
+        weight = self.layers[0].weight
+        if weight.device.type != "cpu" or not _has_onednn_pointwise():
+            return False
+
+        def prepack(convolution: Any, inputs: tuple[Tensor, ...]) -> None:
+            convolution.prepack((chunk_size, *inputs[0].shape[1:]))
+
+        convolutions = [module for module in self.modules() if isinstance(module, Convolution)]
+        hooks = [convolution.register_forward_pre_hook(prepack) for convolution in convolutions]
+        x = torch.zeros(1, 3, 299, 299, dtype=weight.dtype, device=weight.device)
+        self(x.contiguous(memory_format=torch.channels_last))
+        for hook in hooks:
+            hook.remove()
+        return True
+
+
+def _has_onednn_pointwise() -> bool:
+    """Whether torch has the private ops that torch.compile's freezing uses (all releases since 2.0 on x86-64 do)."""
+    ops = torch.ops.mkldnn
+    names = ("_convolution_pointwise", "_reorder_convolution_weight")
+    return torch.backends.mkldnn.is_available() and all(hasattr(ops, name) for name in names)
