@@ -52,9 +52,9 @@ class ImageSource:
     """
 
     def __init__(
-        self, name: str, batches: Batches, *, count: int | None, notes: Iterable[str] = (), on_error: str = "raise"
+        self, name: str, batches: Batches, *, count: int | None, batch_size: int, notes: list[str], on_error: str
     ) -> None:
-        self.name, self.count, self.notes, self.on_error = name, count, list(notes), on_error
+        self.name, self.count, self.batch_size, self.notes, self.on_error = name, count, batch_size, notes, on_error
         self.skipped: list[tuple[str, str]] = []
         self.decode_seconds = 0.0
         self._batches = batches
@@ -82,8 +82,8 @@ class ImageSource:
                     break
                 images = self._readable(batch, index)
                 index += len(batch)
-                if images:
-                    yield images
+                for start in range(0, len(images), self.batch_size):
+                    yield images[start : start + self.batch_size]
         finally:
             close = getattr(batches, "close", None)
             if close is not None:
@@ -145,8 +145,8 @@ def open_images(
 
     Args:
         batch_size: the largest batch; files are read in smaller ones.
-        num_workers: processes that decode files, or read a Dataset; default: the cores, at most 8, for files, and 0 for
-            a Dataset, which may hold handles that do not survive a fork. Sources that only stream use one, or none.
+        num_workers: processes that decode files, or read a Dataset; default: the cores but one, from 1 to 8, for files,
+            and 0 for a Dataset, which may hold handles that do not survive a fork. What only streams uses one or none.
         on_error: an unreadable image ends the pass ("raise") or is listed in ``skipped`` ("skip"). A decompression bomb
             is an unreadable image: above twice ``PIL.Image.MAX_IMAGE_PIXELS``, where Pillow itself refuses.
         recursive: read the subfolders of a folder too.
@@ -163,7 +163,9 @@ def open_images(
         opened = _open(source, batch_size, num_workers, recursive, preset)
     except ImagesError as error:
         raise ImagesError(f"{name}: {error}") from error.__cause__
-    return ImageSource(name, opened.batches, count=opened.total, notes=opened.notes, on_error=on_error)
+    return ImageSource(
+        name, opened.batches, count=opened.total, batch_size=batch_size, notes=opened.notes, on_error=on_error
+    )
 
 
 class _Opened(NamedTuple):

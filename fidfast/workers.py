@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +17,7 @@ from fidfast.decode import ImagesError, Unreadable, reason_of
 
 Item = torch.Tensor | Unreadable
 
-# Images a worker sends at once. Small, because what is under way occupies shared memory: at 256² one task is 1.5 MB.
+# Images a worker sends at once: 8 to 32 are equally fast, and what is under way takes shared memory (1.5 MB at 256²).
 TASK_SIZE = 8
 
 
@@ -119,17 +120,19 @@ def read_in_workers(source: Reader | Iterable[Item], num_workers: int) -> Iterat
     dataset: Dataset = _StreamTasks(source) if stream else _Tasks(source)  # type: ignore[arg-type]
     num_tasks = 1 if stream else len(dataset)  # type: ignore[arg-type]
     methods = multiprocessing.get_all_start_methods()
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=min(num_workers, num_tasks),
-        collate_fn=_as_is,  # type: ignore[arg-type] # not a list: batch_size is None
-        worker_init_fn=_start_worker,
-        multiprocessing_context="fork" if "fork" in methods else None,
-        generator=torch.Generator(),  # else the loader would draw from, and so change, the caller's random state
-    )
     others = {child.pid for child in multiprocessing.active_children()}
-    iterator: Any = iter(loader)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")  # the caller asked for that many
+        loader = DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=min(num_workers, num_tasks),
+            collate_fn=_as_is,  # type: ignore[arg-type] # not a list: batch_size is None
+            worker_init_fn=_start_worker,
+            multiprocessing_context="fork" if "fork" in methods else None,
+            generator=torch.Generator(),  # else the loader would draw from, and so change, the caller's random state
+        )
+        iterator: Any = iter(loader)
     pids = {child.pid for child in multiprocessing.active_children()} - others
     try:
         for packed in iterator:
@@ -162,7 +165,9 @@ def default_workers(num_images: int) -> int:
     if num_images < 32 or multiprocessing.current_process().daemon:  # a daemon may have no children
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 8)
+    # One core is left to the process that consumes: on two cores, beside the network, one worker (370 PNG of 256² a
+    # second) made it wait least.
+    return min(max(cores - 1, 1), 8)
 
 
 def _as_is(packed: Packed) -> Packed:
