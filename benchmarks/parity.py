@@ -9,15 +9,15 @@ all kinds. Below 2048: 300 against 300. Above: 300 + 1760 against 300 + 1760. Th
 small, where the tolerance is tightest, and so that each tool's network sees every image once. Features are the tool's
 own, and so is the arithmetic after them (benchmarks/peer_runs.py); ours come from `compute_statistics`, merged as a
 user would. Each peer's value also stands beside the exact one for the peer's own features (nuclear norm, SVD in
-float64), which says whose rounding a difference is.
+float64), which says whose rounding a difference is. The tools' features and distances are kept under build/; ours are
+computed anew unless --resume is given.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import functools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,13 +28,15 @@ import numpy as np
 
 from benchmarks.image_sets import KINDS, icons_from, make_image_set
 from benchmarks.paths import BUILD
-from benchmarks.peer_runs import FEATURE_DIMS, TOOLS, load_features, missing
+from benchmarks.peer_runs import TOOLS, load_features, missing
 from benchmarks.peer_weights import make_peer_weights, peer_environment
 from benchmarks.timing import environment, write_result
 
 SIZES = {"photographs": 256, "icons": 128, "gray": 64}
+FEATURE_DIMS = (64, 192, 768, 2048)
 RELATIVE, ABSOLUTE = 1e-4, 1e-4  # tests/tolerances.py, row "fid/peer"
 PARITY = BUILD / "parity"
+OURS = PARITY / "ours"
 
 
 def blocks(common: int) -> dict[str, int]:
@@ -49,9 +51,9 @@ def folder_of(kind: str, block: str, count: int) -> Path:
 
 
 def cases(tool: str, common: int) -> Iterator[tuple[str, int, list[str], list[str]]]:
-    """(name, feature_dim, blocks of the real side, blocks of the generated side)"""
+    """(name, feature_dim, blocks of the real side, blocks of the generated side) of a tool or preset."""
     shared = [block for block in blocks(common) if block.startswith("common")]
-    for feature_dim in FEATURE_DIMS[tool]:
+    for feature_dim in FEATURE_DIMS if tool == "pytorch-fid" else (2048,):
         yield "below", feature_dim, ["real"], ["generated"]
     if shared:
         yield "above", 2048, ["real", *shared], ["generated", *shared]
@@ -100,23 +102,23 @@ def our_distances(preset: str, kinds: Sequence[str], common: int, weights: str |
     import fidfast
     from fidfast.frechet import statistics_distance
 
-    @functools.cache
     def part(folder: Path, feature_dim: int) -> fidfast.FeatureStatistics:
-        return fidfast.compute_statistics(
-            folder, preset=preset, feature_dim=feature_dim, weights=weights, progress=False
-        )
+        file = OURS / f"{folder.name}-{preset}-{feature_dim}.npz"
+        if not file.exists():
+            found = fidfast.compute_statistics(
+                folder, preset=preset, feature_dim=feature_dim, weights=weights, progress=False
+            )
+            found.save(file)
+        return fidfast.FeatureStatistics.load(file)
 
     def joined(kind: str, names: Sequence[str], feature_dim: int) -> fidfast.FeatureStatistics:
         first, *others = (part(folder_of(kind, name, blocks(common)[name]), feature_dim) for name in names)
-        whole = copy.deepcopy(first)
         for other in others:
-            whole.merge(other)
-        return whole
+            first.merge(other)
+        return first
 
-    # clean-fid alone has one dimension; the other presets serve tools with all four.
-    tool = "clean-fid" if preset == "clean-fid" else "pytorch-fid"
     for kind in kinds:
-        for name, feature_dim, real, generated in cases(tool, common):
+        for name, feature_dim, real, generated in cases(preset, common):
             term = statistics_distance(joined(kind, generated, feature_dim), joined(kind, real, feature_dim))
             print(
                 f"parity: ours, {preset}, {kind}, {name}, D={feature_dim}: {term.value:.6f} ({term.route})",
@@ -183,6 +185,7 @@ def main() -> int:
     )
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--resume", action="store_true", help="keep our statistics of an earlier run too")
     parser.add_argument("--blocks", nargs="+", help="with --stage peers: only these blocks")
     parser.add_argument("--weights", help="the weight file that fidfast uses (default: where it finds them)")
     given = parser.parse_args()
@@ -204,14 +207,18 @@ def main() -> int:
         for tool in given.tools:
             for kind in given.kinds:
                 peer_distances(tool, kind, given.common)
-    kept = PARITY / "ours.json"
-    ours: dict[str, float] = json.loads(kept.read_text()) if kept.exists() and given.stage != "all" else {}
+    presets = list(dict.fromkeys(TOOLS[tool][0] for tool in given.tools))
     if given.stage in ("ours", "all"):
-        for preset in dict.fromkeys(TOOLS[tool][0] for tool in given.tools):
-            for case, value in our_distances(preset, given.kinds, given.common, given.weights):
-                ours[case] = value
-                kept.write_text(json.dumps(ours, indent=1))
+        if not given.resume:
+            shutil.rmtree(OURS, ignore_errors=True)
+        OURS.mkdir(parents=True, exist_ok=True)
+        for preset in presets:
+            found = dict(our_distances(preset, given.kinds, given.common, given.weights))
+            (OURS / f"{preset}.json").write_text(json.dumps(found))
     if given.stage in ("compare", "all"):
+        ours: dict[str, float] = {}
+        for preset in presets:
+            ours |= json.loads((OURS / f"{preset}.json").read_text())
         rows = compare(given.tools, given.kinds, given.common, ours)
         settings = {"relative": RELATIVE, "absolute": ABSOLUTE, "icons_from": icons_from(), "sizes": SIZES}
         write_result("parity", {"settings": settings, "rows": rows}, environment())

@@ -36,7 +36,6 @@ TOOLS = {
     "torchmetrics": ("torchmetrics", "torchmetrics"),
     "torchmetrics-antialias-false": ("tensorflow", "torchmetrics"),
 }
-FEATURE_DIMS = {name: (2048,) if name == "clean-fid" else (64, 192, 768, 2048) for name in TOOLS}
 CPUS = len(os.sched_getaffinity(0))
 
 
