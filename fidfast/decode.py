@@ -174,7 +174,8 @@ def _rgb_view(images: torch.Tensor, hwc_first: bool) -> torch.Tensor:
     if fits_hwc and (hwc_first or not fits_chw):
         images = images.movedim(-1, -3)
     elif not fits_chw:
-        raise ImagesError(f"expected 3 channels (RGB) or 1 (gray), first or last, got shape {tuple(images.shape)}")
+        shape = tuple(images.shape[-3:])
+        raise ImagesError(f"expected 3 channels (RGB) or 1 (gray), first or last, got images of shape {shape}")
     if 0 in images.shape[-2:]:
         raise ImagesError(f"expected images with pixels, got height {images.shape[-2]} and width {images.shape[-1]}")
     return images.expand(*images.shape[:-3], 3, *images.shape[-2:])

@@ -289,6 +289,10 @@ def _open_reader(reader: Reader, num_workers: int) -> _Opened:
 
 def _open_array_file(stream: ArrayStream, batch_size: int, num_workers: int | None) -> _Opened:
     _check_set_shape(stream.shape, hwc_first=True, what=stream.path)
+    try:
+        array_images(np.empty((1, *stream.shape[1:]), dtype=stream.dtype))  # layout, now
+    except ImagesError as error:
+        raise ImagesError(f"{stream.path}: {error}") from error
     # Inflating takes a core's time, which a worker can spend beside the network; reading plain bytes does not.
     in_worker = stream.compressed and (default_workers(stream.shape[0]) if num_workers is None else num_workers) > 0
     return _Opened(
