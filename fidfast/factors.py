@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fidfast.moments import centre_rows
+
 # Square roots of eigenvalues lose half of the digits of those near zero. Up to this bound on the error, relative to the
 # sum, they are taken; beyond it singular values are, which square nothing and take three times as long. At full rank
 # the true error is some thousand times smaller than the bound (1e-12 at condition 1e7); singular sets exceed it, and a
@@ -60,9 +62,7 @@ def rows_factor(rows: Tensor) -> Factor:
     The n centred rows sum to zero: their Gram matrix is always singular. A Householder reflection that takes (1, …, 1)
     to the first axis makes the first row vanish and leaves n-1 rows with the same scatter.
     """
-    centred = rows.double()
-    centred -= centred.mean(dim=0)
-    count = rows.shape[0]
+    count, centred = rows.shape[0], centre_rows(rows)[1]
     reduced = centred[1:]
     reduced += centred[0] / (count**0.5 - 1)
     reduced /= (count - 1) ** 0.5

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# Products of two covariances must stay below 1e308.
+_LARGEST = 1e140
 # A float32 covariance is symmetric to 1e-7 of its largest entry; one that is off by more was not made by a covariance.
 _SYMMETRY = 1e-5
 
@@ -54,9 +56,13 @@ def check_moments(mu: Any, sigma: Any, mu_name: str = "mu", sigma_name: str = "s
                 f"{name}: expected finite numbers, got {len(bad)} that are not, "
                 f"the first {float(value[place])} at {place}"
             )
+        largest = float(value.detach().abs().max())
+        if largest > _LARGEST:
+            raise StatisticsError(
+                f"{name}: expected numbers below {_LARGEST:.0e}, so that the distance cannot overflow, got {largest:.3g}"
+            )
     if not torch.equal(covariance, covariance.T):
-        skew = float((covariance - covariance.T).abs().max())
-        largest = float(covariance.abs().max())
+        skew = float((covariance - covariance.T).detach().abs().max())
         if skew > _SYMMETRY * largest:
             raise StatisticsError(
                 f"{sigma_name}: expected a symmetric matrix, got one that differs from its transpose by {skew:.3g} "
@@ -64,6 +70,11 @@ def check_moments(mu: Any, sigma: Any, mu_name: str = "mu", sigma_name: str = "s
             )
         covariance = (covariance + covariance.T) / 2
     return mean, covariance
+
+
+def as_tensor(value: Tensor | np.ndarray) -> Tensor:
+    """A tensor of the same numbers, where they are; torch.as_tensor would move them to the default device."""
+    return value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))
 
 
 def _real_tensor(value: Any, name: str) -> Tensor:
@@ -83,6 +94,16 @@ def _real_tensor(value: Any, name: str) -> Tensor:
 
 def symmetric(matrix: Tensor) -> Tensor:
     return (matrix + matrix.T) / 2
+
+
+def centre_rows(rows: Tensor) -> tuple[Tensor, Tensor]:  # (n, D) float32 → (D,), (n, D) float64
+    """The mean, and the rows without it."""
+    centred = rows.double()
+    mean = centred.mean(dim=0)
+    centred -= mean
+    rest = centred.mean(dim=0)  # what rounding left of a large mean
+    centred -= rest
+    return mean + rest, centred
 
 
 def add_rows(sums: Sums, rows: Tensor, *, in_place: bool) -> Sums:

@@ -21,6 +21,8 @@ from fidfast.moments import (
     StatisticsError,
     Sums,
     add_rows,
+    as_tensor,
+    centre_rows,
     check_moments,
     combine,
     sums_of_moments,
@@ -70,6 +72,7 @@ class FeatureStatistics:
         self._rows: Tensor | None = None  # (block, D) float32, the rows not yet in the sums
         self._filled = 0
         self._moments: tuple[Tensor, Tensor] | None = None
+        self._mean: Tensor | None = None
         self._factor: Factor | None = None
 
     @classmethod
@@ -106,12 +109,24 @@ class FeatureStatistics:
     @property
     def mu(self) -> Tensor:
         """(D,) float64. Shared, not a copy."""
-        return self._current_moments()[0]
+        rows = self._kept_rows()
+        if rows is None or self._moments is not None:
+            return self._current_moments()[0]
+        self._require_two()
+        if self._mean is None:  # without the covariance, which the distance between rows does not need
+            with torch.inference_mode(False), torch.no_grad():
+                self._mean = centre_rows(rows)[0]
+        return self._mean
 
     @property
     def sigma(self) -> Tensor:
         """(D, D) float64, unbiased (n-1). Shared, not a copy."""
         return self._current_moments()[1]
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether ``features`` holds all rows, as it does while n ≤ D."""
+        return self._kept_rows() is not None
 
     @property
     def features(self) -> Tensor | None:
@@ -125,7 +140,7 @@ class FeatureStatistics:
         Raises:
             StatisticsError: wrong shape or dtype; a row with NaN or infinity. Nothing of the batch is then added.
         """
-        batch = torch.as_tensor(features).detach()
+        batch = as_tensor(features)
         if batch.ndim != 2 or batch.shape[1] != self.feature_dim:
             raise StatisticsError(f"features: expected shape (N, {self.feature_dim}), got {tuple(batch.shape)}")
         if not batch.is_floating_point():
@@ -175,7 +190,7 @@ class FeatureStatistics:
         return self._factor
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write an ``.npz`` that other tools read too (mu, sigma), whole or not at all; returns where.
+        """Write an ``.npz``, whole or not at all; returns where. Other tools read its mu and sigma.
 
         Beside these: num_samples, the metadata as JSON (``fidfast``) and, while n ≤ D, the rows (``features``).
         """
@@ -273,7 +288,7 @@ class FeatureStatistics:
         return {
             "num_samples": self.num_samples,
             **asdict(self.metadata),
-            "features_kept": self._kept_rows() is not None,
+            "keeps_features": self.keeps_features,
             "mean_norm": float(torch.linalg.vector_norm(self.mu)),
             "total_variance": float(self.sigma.diagonal().sum()),
         }
@@ -285,7 +300,7 @@ class FeatureStatistics:
             if field.name in ("preset", "precision") and (value := getattr(self.metadata, field.name)) is not None
         )
         size = self.feature_dim
-        kept = f", features ({self._filled}, {size})" if self._kept_rows() is not None else ""
+        kept = f", features ({self._filled}, {size})" if self.keeps_features else ""
         return (
             f"FeatureStatistics(n={self.num_samples}, mu ({size},), sigma ({size}, {size}){kept}"
             f"{', ' if made else ''}{made})"
@@ -306,12 +321,8 @@ class FeatureStatistics:
         if sums is None:
             if self._rows is None:
                 raise StatisticsError(f"{self.source}: no samples yet")
-            centred = self._rows[:pending].double()
-            mean = centred.mean(dim=0)
-            centred -= mean
-            rest = centred.mean(dim=0)  # what rounding left of a large mean
-            centred -= rest
-            return mean + rest, symmetric(centred.T @ centred / (pending - 1))
+            mean, centred = centre_rows(self._rows[:pending])
+            return mean, symmetric(centred.T @ centred / (pending - 1))
         if self._rows is not None and pending:
             sums = add_rows(sums, self._rows[:pending], in_place=False)
         centre = sums.total / sums.count
@@ -346,11 +357,9 @@ class FeatureStatistics:
     def _flush(self, rows: Tensor) -> None:
         sums, owned = self._own_sums(), self._given is None
         if sums is None:
-            shift = (
-                rows[:_BLOCK_ROWS].double().mean(dim=0).float() if self._shift is None else self._shift.to(rows.device)
-            )
+            shift = rows[:_BLOCK_ROWS].double().mean(dim=0) if self._shift is None else self._shift
             zeros = torch.zeros(self.feature_dim, self.feature_dim, dtype=torch.float64, device=rows.device)
-            sums = Sums(0, shift, zeros[0].clone(), zeros)
+            sums = Sums(0, shift.to(rows), zeros[0].clone(), zeros)
         self._sums, self._given = add_rows(sums, rows, in_place=owned), None
         self._filled = 0
 
@@ -372,7 +381,7 @@ class FeatureStatistics:
         return torch.device("cpu") if device.type == "mps" else device
 
     def _changed(self) -> None:
-        self._moments = self._factor = None
+        self._moments = self._mean = self._factor = None
 
 
 def check_comparable(first: FeatureStatistics, second: FeatureStatistics) -> None:
@@ -385,7 +394,7 @@ def check_comparable(first: FeatureStatistics, second: FeatureStatistics) -> Non
 
 
 def _check_shift(shift: Tensor | np.ndarray, size: int) -> Tensor:
-    tensor = torch.as_tensor(shift).detach().to(torch.float32)
+    tensor = as_tensor(shift).to(torch.float32)
     if tensor.shape != (size,) or not bool(torch.isfinite(tensor).all()):
         raise StatisticsError(f"shift: expected {size} finite numbers, got shape {tuple(tensor.shape)}")
     return tensor.clone()
