@@ -59,7 +59,7 @@ def check_moments(mu: Any, sigma: Any, mu_name: str = "mu", sigma_name: str = "s
         largest = float(value.detach().abs().max())
         if largest > _LARGEST:
             raise StatisticsError(
-                f"{name}: expected numbers below {_LARGEST:.0e}, so that the distance cannot overflow, got {largest:.3g}"
+                f"{name}: expected numbers below {_LARGEST:.0e}, or the distance overflows, got {largest:.3g}"
             )
     if not torch.equal(covariance, covariance.T):
         skew = float((covariance - covariance.T).detach().abs().max())

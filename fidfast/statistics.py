@@ -91,7 +91,7 @@ class FeatureStatistics:
         if num_samples is not None and num_samples < 2:
             raise StatisticsError(f"num_samples: a covariance needs at least 2 samples, got {num_samples}")
         made = cls(mean.shape[0], preset=preset, precision=precision, weights=weights)
-        made._given = (num_samples, mean, covariance)
+        made._given = (num_samples, mean.detach().clone(), covariance.detach().clone())
         return made
 
     @property

@@ -152,7 +152,10 @@ def test_merge_of_known_moments() -> None:
     merged.update(second)
     _assert_covariance(merged, torch.cat([first, second]))
 
-    unknown = FeatureStatistics.from_moments(mu, sigma)
+    given = torch.from_numpy(sigma.copy()).requires_grad_()
+    unknown = FeatureStatistics.from_moments(mu, given)
+    given.detach().zero_()
+    assert np.array_equal(unknown.sigma.numpy(), (sigma + sigma.T) / 2)
     assert unknown.num_samples is None
     with pytest.raises(StatisticsError, match="does not say how many samples"):
         unknown.merge(_statistics(second))
