@@ -14,6 +14,7 @@ from fidfast import _cpu
 OUT = 299
 VALUE_RANGES = ((0.0, 1.0), (-1.0, 1.0))
 QUANTIZE = ("round", "truncate", None)
+PRESETS = tuple(_cpu.presets())
 OUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -34,8 +35,8 @@ def resize_normalize(
     argument. The CPU kernel is used for CPU tensors, a torch implementation on any other device.
     """
     _check_images(images, value_range, quantize)
-    if preset not in _cpu.presets():
-        raise ValueError(f"preset: expected one of {', '.join(_cpu.presets())}, got {preset!r}")
+    if preset not in PRESETS:
+        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
     if dtype not in OUT_DTYPES:
         raise ValueError(f"dtype: expected float32, bfloat16 or float16, got {dtype}")
     if not images:

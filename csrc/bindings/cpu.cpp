@@ -31,7 +31,8 @@ ImageView image_view(const TensorView& tensor) {
     const bool is_float = tensor.dtype() == DType::float32;
     if (!is_float && tensor.dtype() != DType::uint8) tensor.fail("uint8 or float32", "another dtype");
     if (!tensor.size(1) || !tensor.size(2)) tensor.fail("height and width of at least 1", "an empty image");
-    return {tensor.data(), tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.size(1), tensor.size(2), is_float};
+    return {tensor.data(),    tensor.stride(0), tensor.stride(1), tensor.stride(2),
+            tensor.size(1), tensor.size(2),   is_float};
 }
 
 Quantize quantize_of(const std::string& name) {
@@ -51,17 +52,23 @@ OutType out_type_of(const TensorView& out) {
 }
 
 // Returns the indices of float images that hold NaN or values far outside [low, high].
-std::vector<int64_t> run(const py::list& images, const py::object& out, const py::object& hashes, const std::string& preset,
-                         float low, float high, const std::string& quantize, bool channels_last, int threads,
-                         const std::string& simd) {
+std::vector<int64_t> run(const py::list& images, const py::object& out, const py::object& hashes,
+                         const std::string& preset, float low, float high, const std::string& quantize,
+                         bool channels_last, int threads, const std::string& simd) {
     std::vector<ImageView> views;
     for (const py::handle& image : images)
         views.push_back(image_view(TensorView(image, "images[" + std::to_string(views.size()) + "]")));
     const int64_t count = int64_t(views.size());
     std::vector<uint8_t> unusable(views.size());
-    ResizeNormalizeParams params{views.data(), count,   find_preset(preset), float_input(low, high, quantize_of(quantize)),
-                                 nullptr,      OutType::float32, channels_last, nullptr, unusable.data(), threads,
-                                 find_rows(simd)};
+    ResizeNormalizeParams params{};
+    params.images = views.data();
+    params.count = count;
+    params.preset = find_preset(preset);
+    params.input = float_input(low, high, quantize_of(quantize));
+    params.channels_last = channels_last;
+    params.unusable = unusable.data();
+    params.threads = threads;
+    params.rows = find_rows(simd);
     if (!out.is_none()) {
         const TensorView view(out, "out");
         view.expect_shape({count, 3, kOut, kOut});
@@ -113,8 +120,9 @@ std::vector<std::string> simd_levels() {
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "CPU kernels of fidfast";
-    m.def("resize_normalize", &run, py::arg("images"), py::arg("out"), py::arg("hashes"), py::arg("preset"), py::arg("low"),
-          py::arg("high"), py::arg("quantize"), py::arg("channels_last"), py::arg("threads"), py::arg("simd") = "");
+    m.def("resize_normalize", &run, py::arg("images"), py::arg("out"), py::arg("hashes"), py::arg("preset"),
+          py::arg("low"), py::arg("high"), py::arg("quantize"), py::arg("channels_last"), py::arg("threads"),
+          py::arg("simd") = "");
     m.def("taps", &taps, py::arg("preset"), py::arg("size"));
     m.def(
         "preset",

@@ -30,7 +30,8 @@ public:
         if (!pointer) throw pybind11::error_already_set();
         tensor_ = static_cast<const DLPackTensor*>(pointer);
         constexpr int32_t cpu = 1;
-        if (tensor_->device_type != cpu) fail("a tensor on the CPU", "one on device type " + std::to_string(tensor_->device_type));
+        if (tensor_->device_type != cpu)
+            fail("a tensor on the CPU", "one on device type " + std::to_string(tensor_->device_type));
     }
 
     char* data() const { return static_cast<char*>(tensor_->data) + tensor_->byte_offset; }

@@ -100,8 +100,8 @@ static inline Taps two_taps(float source, int64_t size, double* weights) {
     return {low, 1};
 }
 
-// A filter that widens with the reduction, normalised to sum 1. Real is the type in which the original keeps its values;
-// the expressions between them are double in both (ATen UpSampleKernel.cpp mixes in double literals; Pillow Resample.c).
+// A filter that widens with the reduction, normalised to sum 1. Real is the type in which the original keeps its
+// values; the expressions between them are double in both (ATen's UpSampleKernel.cpp mixes in double literals).
 template <typename Real, typename Filter>
 Taps windowed_taps(int64_t size, int i, double filter_support, Filter filter, double* weights) {
     const Real scale = Real(size) / Real(kOut);

@@ -271,10 +271,11 @@ void resize_normalize(const ResizeNormalizeParams& params) {
 
 const RowKernels* rows_of_level(const char* name) {
 #if defined(__x86_64__)
-    if (!std::strcmp(name, kAvx512Rows.name) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        return &kAvx512Rows;
-    if (!std::strcmp(name, kAvx2Rows.name) && __builtin_cpu_supports("avx2")) return &kAvx2Rows;
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");  // F16C is older than both
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (avx512 && !std::strcmp(name, kAvx512Rows.name)) return &kAvx512Rows;
+    if (avx2 && !std::strcmp(name, kAvx2Rows.name)) return &kAvx2Rows;
 #endif
     return std::strcmp(name, kScalarRows.name) ? nullptr : &kScalarRows;
 }

@@ -9,7 +9,7 @@ namespace fidfast {
 
 constexpr int kBlock = 8;                    // source rows that go through the horizontal pass together
 constexpr int kOutPadded = (kOut + 7) / 8 * 8;
-constexpr int kRowFloats = 3 * kOutPadded;   // one horizontally resized row: x, c interleaved, or planes kOutPadded apart
+constexpr int kRowFloats = 3 * kOutPadded;   // a horizontally resized row: x, c interleaved, or planes kOutPadded apart
 
 enum class OutType { float32, bfloat16, float16 };
 
@@ -51,8 +51,8 @@ struct RowKernels {
 
     // Resizes kBlock rows horizontally into `out` rows. `rows` point at pixels, or at float planes when plane > 0.
     // `columns` is scratch: (columns of the widest tile rounded up to 8, 3, kBlock) doubles.
-    void (*horizontal)(const void* const rows[kBlock], int64_t plane, const AxisTaps& taps, const Tile* tiles, int num_tiles,
-                       bool sum_in_double, bool interleaved, double* columns, float* const out[kBlock]);
+    void (*horizontal)(const void* const rows[kBlock], int64_t plane, const AxisTaps& taps, const Tile* tiles,
+                       int num_tiles, bool sum_in_double, bool interleaved, double* columns, float* const out[kBlock]);
 
     // Output row y: weighted sum of its taps.count[y] resized `rows`, normalised, converted and stored.
     void (*vertical)(const float* const* rows, const AxisTaps& taps, int y, const PresetSpec& preset, OutType type,

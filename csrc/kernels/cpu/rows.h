@@ -33,7 +33,8 @@ void load_bytes(const ImageView& image, int64_t y, uint32_t* pixels) {
 }
 
 template <bool adjacent, bool truncate>
-bool load_floats_as(const ImageView& image, int64_t y, FloatInput input, uint32_t* pixels, float* planes, int64_t plane) {
+bool load_floats_as(const ImageView& image, int64_t y, FloatInput input, uint32_t* pixels, float* planes,
+                    int64_t plane) {
     const float scale = input.scale, offset = input.offset, lowest = input.lowest, highest = input.highest;
     const int64_t width = image.width, step = adjacent ? 1 : image.stride_x;
     int outside = 0;
@@ -61,7 +62,8 @@ bool load_floats_as(const ImageView& image, int64_t y, FloatInput input, uint32_
     return !outside;
 }
 
-bool load_floats(const ImageView& image, int64_t y, const FloatInput& input, uint32_t* pixels, float* planes, int64_t plane) {
+bool load_floats(const ImageView& image, int64_t y, const FloatInput& input, uint32_t* pixels, float* planes,
+                 int64_t plane) {
     const bool truncate = input.quantize == Quantize::truncate;
     const auto load = image.stride_x == 1 ? (truncate ? load_floats_as<true, true> : load_floats_as<true, false>)
                                           : (truncate ? load_floats_as<false, true> : load_floats_as<false, false>);
@@ -114,7 +116,8 @@ const float* weights_of(const AxisTaps& taps, int output, float) { return taps.w
 // Taps of eight outputs applied to the turned columns: sums[output * 3 + channel] holds kBlock rows.
 // fixed_count > 0 lets the compiler unroll the common cases.
 template <typename Lanes, int fixed_count>
-void sum_taps(const AxisTaps& taps, int output, int64_t first_column, const typename Lanes::Real* columns, Words8 sums[24]) {
+void sum_taps(const AxisTaps& taps, int output, int64_t first_column, const typename Lanes::Real* columns,
+              Words8 sums[24]) {
     const int64_t count = fixed_count ? fixed_count : taps.max_count;
     const auto* weights = weights_of(taps, output, typename Lanes::Real());
     for (int i = 0; i < 8; i++, weights += count) {
@@ -133,8 +136,8 @@ void sum_taps(const AxisTaps& taps, int output, int64_t first_column, const type
 }
 
 template <typename Lanes>
-void horizontal_in(const void* const rows[kBlock], int64_t plane, const AxisTaps& taps, const Tile* tiles, int num_tiles,
-                   bool interleaved, typename Lanes::Real* columns, float* const out[kBlock]) {
+void horizontal_in(const void* const rows[kBlock], int64_t plane, const AxisTaps& taps, const Tile* tiles,
+                   int num_tiles, bool interleaved, typename Lanes::Real* columns, float* const out[kBlock]) {
     const auto sum = taps.max_count == 1   ? sum_taps<Lanes, 1>
                      : taps.max_count == 2 ? sum_taps<Lanes, 2>
                      : taps.max_count == 4 ? sum_taps<Lanes, 4>
@@ -159,12 +162,13 @@ void horizontal_in(const void* const rows[kBlock], int64_t plane, const AxisTaps
     }
 }
 
-void horizontal(const void* const rows[kBlock], int64_t plane, const AxisTaps& taps, const Tile* tiles, int num_tiles,
-                bool sum_in_double, bool interleaved, double* columns, float* const out[kBlock]) {
+void horizontal(const void* const rows[kBlock], int64_t plane, const AxisTaps& taps, const Tile* tiles,
+                int num_tiles, bool sum_in_double, bool interleaved, double* columns, float* const out[kBlock]) {
     if (sum_in_double)
         horizontal_in<Doubles8>(rows, plane, taps, tiles, num_tiles, interleaved, columns, out);
     else
-        horizontal_in<Floats8>(rows, plane, taps, tiles, num_tiles, interleaved, reinterpret_cast<float*>(columns), out);
+        horizontal_in<Floats8>(rows, plane, taps, tiles, num_tiles, interleaved, reinterpret_cast<float*>(columns),
+                               out);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -180,26 +184,25 @@ struct BFloat16 {
 
 void convert(const Floats8& values, float* out) { values.store(out); }
 void convert(const Floats8& values, Half* out) {
-    float f[8];
-    values.store(f);
-    for (int i = 0; i < 8; i++) out[i].bits = half_of(f[i]);
+    const auto halves = values.to_half();
+    std::memcpy(out, &halves, 16);
 }
 void convert(const Floats8& values, BFloat16* out) {
-    float f[8];
-    values.store(f);
-    for (int i = 0; i < 8; i++) out[i].bits = bfloat16_of(f[i]);
+    const auto halves = values.to_bfloat16();
+    std::memcpy(out, &halves, 16);
 }
 
 // `length` outputs from column `first` of the resized rows.
 template <typename Lanes, int fixed_count, typename Out>
-void sum_rows(const float* const* rows, const typename Lanes::Real* weights, int64_t any_count, int64_t first, int length,
-              const PresetSpec& preset, Out* out) {
+void sum_rows(const float* const* rows, const typename Lanes::Real* weights, int64_t any_count, int64_t first,
+              int length, const PresetSpec& preset, Out* out) {
     const int64_t count = fixed_count ? fixed_count : any_count;
     const float low = preset.clip ? 0.0f : -FLT_MAX, high = preset.clip ? 255.0f : FLT_MAX;
     const float centre = preset.centre, scale = preset.scale;
     for (int x = 0; x < length; x += 8) {
         Lanes sum = Lanes::zero();
-        for (int64_t k = 0; k < count; k++) sum.add_product(Lanes::load(rows[k] + first + x), Lanes::broadcast(weights[k]));
+        for (int64_t k = 0; k < count; k++)
+            sum.add_product(Lanes::load(rows[k] + first + x), Lanes::broadcast(weights[k]));
         const Floats8 values = sum.to_floats().clamp(low, high).normalise(centre, scale);
         if (x + 8 <= length) {
             convert(values, out + x);

@@ -38,6 +38,14 @@ struct Floats8 {
     Floats8 normalise(float centre, float scale) const {
         return {_mm256_mul_ps(_mm256_sub_ps(v, _mm256_set1_ps(centre)), _mm256_set1_ps(scale))};
     }
+    __m128i to_half() const { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+    __m128i to_bfloat16() const {  // ties to even; values are finite here
+        const __m256i bits = _mm256_castps_si256(v);
+        const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+        const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+        const __m256i words = _mm256_srli_epi32(rounded, 16);
+        return _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    }
 };
 
 #if defined(__AVX512F__)
@@ -64,7 +72,9 @@ struct Doubles8 {
     static Doubles8 zero() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
     static Doubles8 broadcast(double x) { return {_mm256_set1_pd(x), _mm256_set1_pd(x)}; }
     static Doubles8 load(const double* p) { return {_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)}; }
-    static Doubles8 load(const float* p) { return {_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4))}; }
+    static Doubles8 load(const float* p) {
+        return {_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4))};
+    }
     void store(double* p) const {
         _mm256_storeu_pd(p, lo);
         _mm256_storeu_pd(p + 4, hi);
@@ -152,6 +162,34 @@ struct Words8 {
     void store(void* p) const { std::memcpy(p, v, sizeof v); }
 };
 
+// IEEE half, ties to even; overflow gives infinity.
+uint16_t half_of(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude >= 0x47800000) return uint16_t(sign | (magnitude > 0x7f800000 ? 0x7e00 : 0x7c00));
+    if (magnitude < 0x38800000) {  // subnormal: adding 0.5 leaves the rounded half in the low bits
+        float f;
+        std::memcpy(&f, &magnitude, 4);
+        f += 0.5f;
+        uint32_t r;
+        std::memcpy(&r, &f, 4);
+        return uint16_t(sign | (r - 0x3f000000));
+    }
+    return uint16_t(sign | ((magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13));
+}
+
+// bfloat16, ties to even; values are finite here.
+uint16_t bfloat16_of(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+struct Words16Bit {
+    uint16_t v[8];
+};
+
 template <typename T>
 struct Lanes8 {
     using Real = T;
@@ -177,6 +215,16 @@ struct Lanes8 {
     Lanes8 normalise(T centre, T scale) const {
         Lanes8 x = *this;
         for (T& f : x.v) f = (f - centre) * scale;
+        return x;
+    }
+    Words16Bit to_half() const {
+        Words16Bit x;
+        for (int i = 0; i < 8; i++) x.v[i] = half_of(v[i]);
+        return x;
+    }
+    Words16Bit to_bfloat16() const {
+        Words16Bit x;
+        for (int i = 0; i < 8; i++) x.v[i] = bfloat16_of(v[i]);
         return x;
     }
 };
@@ -214,34 +262,10 @@ void add_segment_products(const uint32_t* pixels, const uint32_t* keys0, const u
 }
 
 void pack_triples(const uint8_t* p, uint32_t* pixels) {
-    for (int i = 0; i < 8; i++) pixels[i] = uint32_t(p[3 * i]) | uint32_t(p[3 * i + 1]) << 8 | uint32_t(p[3 * i + 2]) << 16;
+    for (int i = 0; i < 8; i++, p += 3) pixels[i] = uint32_t(p[0]) | uint32_t(p[1]) << 8 | uint32_t(p[2]) << 16;
 }
 
 #endif
-
-// IEEE half, ties to even; overflow gives infinity.
-uint16_t half_of(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
-    if (magnitude >= 0x47800000) return uint16_t(sign | (magnitude > 0x7f800000 ? 0x7e00 : 0x7c00));
-    if (magnitude < 0x38800000) {  // subnormal: adding 0.5 leaves the rounded half in the low bits
-        float f;
-        std::memcpy(&f, &magnitude, 4);
-        f += 0.5f;
-        uint32_t r;
-        std::memcpy(&r, &f, 4);
-        return uint16_t(sign | (r - 0x3f000000));
-    }
-    return uint16_t(sign | ((magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13));
-}
-
-// bfloat16, ties to even; values are finite here.
-uint16_t bfloat16_of(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 }  // namespace
 }  // namespace fidfast
