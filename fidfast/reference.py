@@ -15,7 +15,6 @@ OUT = 299
 # Resize and normalise
 # ---------------------------------------------------------------------------------------------------------------------
 
-# preset: (taps of one axis, centre and scale of `(value - centre) * scale`, clip to [0, 255] before it)
 Taps = list[tuple[int, list[float]]]  # for every output: first source index, weights
 
 
@@ -81,6 +80,7 @@ def _bicubic(x: float) -> float:
     return 0.0
 
 
+# preset: (taps of one axis, centre and scale of `(value - centre) * scale`, clip to [0, 255] before it)
 _PRESETS: dict[str, tuple[Callable[[int], Taps], float, float, bool]] = {
     "pytorch-fid": (_taps_bilinear, 127.5, 2.0 / 255.0, False),
     "tensorflow": (_taps_bilinear_tf1, 128.0, 1.0 / 128.0, False),
