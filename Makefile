@@ -27,7 +27,7 @@ print("\n".join(path for path in sys.path if path.rstrip("/").endswith(("site-pa
 endef
 export FIND_TORCH
 
-.PHONY: help setup weights demo test lint peers peers-test benchmarks benchmarks-quick clean
+.PHONY: help setup weights demo test lint install-test peers peers-test benchmarks benchmarks-quick clean
 
 help:
 	@sed -n '1,4p' Makefile | cut -c3-
@@ -70,12 +70,18 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# `pip install .` as a user does it, beside nothing of this folder: the installed package alone must work.
+install-test: weights
+	rm -rf build/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/installed .
+	cd build && PYTHONPATH=installed ../$(BIN)/python -m fidfast doctor
+
 # The other tools need torchvision, which stands beside a CUDA torch only: an environment of its own (4.7 GB).
 peers:
 	PYTHON=$(PYTHON) benchmarks/peers.sh $(PEERS)
 
 peers-test: weights peers
-	FIDFAST_REQUIRE_WEIGHTS=1 $(PEERS)/bin/python -P -m pytest -m peers
+	FIDFAST_REQUIRE_WEIGHTS=1 $(PEERS)/bin/python -m pytest -m peers
 
 benchmarks-quick: peers
 	$(PEERS)/bin/python -m benchmarks.run --quick

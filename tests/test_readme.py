@@ -21,7 +21,7 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 RUN_BY_CI = {
     "make demo": "make demo",
     "make test": "make test",
-    "pip install .": "make peers-test",
+    "pip install .": "make install-test",
     "fidfast weights install": "make test",
 }
 
