@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import warnings
 from collections.abc import Iterable, Iterator
@@ -137,10 +138,11 @@ def read_in_workers(source: Reader | Iterable[Item], num_workers: int) -> Iterat
     try:
         for packed in iterator:
             yield unpack(packed)
-    except RuntimeError as error:
-        if worker_died(error):
-            raise ImagesError(DEATH) from error
-        raise
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        # A worker that dies while it sends leaves half a message, or a connection that nobody answers.
+        if isinstance(error, RuntimeError) and not worker_died(error):
+            raise
+        raise ImagesError(f"{DEATH} ({error})") from error
     finally:
         # Dropping the iterator ends the workers as well, but not while a traceback still refers to it.
         iterator._shutdown_workers()

@@ -79,9 +79,8 @@ def children_of(pid: int) -> list[str]:
 
 
 def test_a_worker_that_is_killed_is_an_error_and_no_hang():
-    run = subprocess.run(
-        [sys.executable, "-c", SLOW, "suicide"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", SLOW, "suicide"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
     assert "ImagesError: real: " in run.stdout and "a decoding process died" in run.stdout
     assert "--num-workers 0" in run.stdout and run.stderr == ""
 
