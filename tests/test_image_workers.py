@@ -183,3 +183,18 @@ def test_peak_memory_grows_by_less_than_64_bytes_an_image(tmp_path):
         assert int(found) == target
         peaks[target] = int(peak) * 1024
     assert (peaks[20_000] - peaks[2_000]) / 18_000 <= 64
+
+
+class Interrupted(Dataset):
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return torch.zeros(3, 4, 4)
+
+
+def test_ctrl_c_is_for_the_main_process_alone():
+    with open_images(Interrupted(), num_workers=2) as source:
+        assert sum(map(len, source)) == 20
