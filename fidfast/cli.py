@@ -226,12 +226,20 @@ def _run_doctor(options: argparse.Namespace) -> int:
 
 
 def _run_demo(options: argparse.Namespace) -> int:
-    from fidfast.demo import run_demo
+    from fidfast.demo import not_rising, run_demo
     from fidfast.report import format_table
 
     arguments: dict[str, Any] = {key: value for key, value in vars(options).items() if value is not None}
-    print(format_table(run_demo(arguments.pop("output"), **arguments)))
-    return 0
+    output = arguments.pop("output")
+    rows = run_demo(output, **arguments)
+    print(format_table(rows))
+    problems = not_rising(rows)
+    for problem in problems:
+        print(f"fidfast: error: {problem}", file=sys.stderr)
+    if not problems:
+        print("FID rises with the strength of every distortion.", file=sys.stderr)
+    print(f"picture and report: {output / 'demo.png'}, {output / 'report.html'}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 def _output_file(path: Path) -> Path:
