@@ -125,12 +125,22 @@ def _empty_out(count: int, dtype: torch.dtype, channels_last: bool, device: torc
     return torch.empty(count, 3, OUT, OUT, dtype=dtype, device=device, memory_format=memory_format)
 
 
-@torch.library.custom_op(
+# torch.library.define and impl, because torch.library.custom_op imports torch._dynamo at its first call: a second or two
+# at the start of every command. pt2_compliant_tag is what custom_op sets: opcheck has passed.
+torch.library.define(
     "fidfast::resize_normalize",
-    mutates_args=(),
-    schema="(Tensor[] images, str preset, float low, float high, str quantize, ScalarType dtype, bool channels_last, "
+    "(Tensor[] images, str preset, float low, float high, str quantize, ScalarType dtype, bool channels_last, "
     "bool content_hash) -> (Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
 )
+torch.library.define(
+    "fidfast::content_hash",
+    "(Tensor[] images, float low, float high, str quantize) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+@torch.library.impl("fidfast::resize_normalize", "default")
 def _resize_normalize_op(
     images: Sequence[Tensor],
     preset: str,
@@ -145,7 +155,7 @@ def _resize_normalize_op(
     return run(images, preset, low, high, quantize, dtype, channels_last, content_hash)
 
 
-@_resize_normalize_op.register_fake
+@torch.library.register_fake("fidfast::resize_normalize")
 def _(
     images: Sequence[Tensor],
     preset: str,
@@ -160,11 +170,7 @@ def _(
     return out, torch.empty(len(images) if content_hash else 0, 2, dtype=torch.int64)
 
 
-@torch.library.custom_op(
-    "fidfast::content_hash",
-    mutates_args=(),
-    schema="(Tensor[] images, float low, float high, str quantize) -> Tensor",
-)
+@torch.library.impl("fidfast::content_hash", "default")
 def _content_hash_op(images: Sequence[Tensor], low: float, high: float, quantize: str) -> Tensor:
     if images[0].device.type != "cpu":
         return torch.cat([_torch_hash(_torch_to_255(image[None], low, high, quantize)) for image in images])
@@ -173,7 +179,7 @@ def _content_hash_op(images: Sequence[Tensor], low: float, high: float, quantize
     return hashes
 
 
-@_content_hash_op.register_fake
+@torch.library.register_fake("fidfast::content_hash")
 def _(images: Sequence[Tensor], low: float, high: float, quantize: str) -> Tensor:
     return torch.empty(len(images), 2, dtype=torch.int64)
 
@@ -337,3 +343,52 @@ def _torch_hash(
         x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
         halves.append(x ^ _shift_right(x, 31))
     return torch.stack(halves, 1).cpu()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 3×3 convolution + ReLU on the CPU by Winograd's minimal filtering (csrc/kernels/cpu/winograd.h)
+# ---------------------------------------------------------------------------------------------------------------------
+
+torch.library.define(
+    "fidfast::winograd_conv_relu",
+    "(Tensor x, Tensor weight, Tensor bias, int padding) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+def winograd_weight(
+    weight: Tensor,  # (K, C, 3, 3) float32
+    simd: str = "",
+) -> Tensor | None:
+    """(K / panel, 36, C, panel) float32 for winograd_conv_relu, or None where this CPU or this shape has no kernel."""
+    panel, (k, c, *size) = _cpu.winograd_panel(simd), weight.shape
+    if not panel or size != [3, 3] or k % 32 or c % 16 or weight.dtype != torch.float32 or weight.device.type != "cpu":
+        return None
+    a, b = 0.5, 2.0  # squares of the points ±1/√2 and ±√2; the others are 0 and infinity
+    norms = [(0.0, a * b)] + [(s * p**0.5, 2 * p * (p - q)) for p, q in ((a, b), (b, a)) for s in (1, -1)]
+    rows = [[1 / norm, point / norm, point**2 / norm] for point, norm in norms] + [[0.0, 0.0, 1.0]]
+    g = torch.tensor(rows, dtype=torch.float64, device="cpu")  # (6, 3)
+    points = (g @ weight.double() @ g.T).reshape(k // panel, panel, c, 36)
+    return points.permute(0, 3, 2, 1).float().contiguous()
+
+
+@torch.library.impl("fidfast::winograd_conv_relu", "cpu")
+def winograd_conv_relu(
+    x: Tensor,  # (N, C, H, W) float32
+    weight: Tensor,  # (K / panel, 36, C, panel) float32 of winograd_weight
+    bias: Tensor,  # (K,) float32
+    padding: int,
+    simd: str = "",
+) -> Tensor:
+    """relu(3×3 convolution of stride 1 + bias) → (N, K, H', W') channels_last; Lavin and Gray, arXiv:1509.09308."""
+    out = _winograd_out(x, weight, bias, padding)
+    nhwc = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+    tensors = (to_dlpack(tensor) for tensor in (nhwc, weight, bias, out.permute(0, 2, 3, 1)))
+    _cpu.winograd_conv_relu(*tensors, padding, _num_threads(), simd)
+    return out
+
+
+@torch.library.register_fake("fidfast::winograd_conv_relu")
+def _winograd_out(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
+    size = (x.shape[0], bias.shape[0], x.shape[2] + 2 * padding - 2, x.shape[3] + 2 * padding - 2)
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
