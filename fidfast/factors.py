@@ -13,7 +13,7 @@ from fidfast.moments import centre_rows
 # Square roots of eigenvalues lose half of the digits of those near zero. Up to this bound on the error, relative to the
 # sum, they are taken; beyond it singular values are, which square nothing and take three times as long. At full rank
 # the true error is some thousand times smaller than the bound (1e-12 at condition 1e7); singular sets exceed it, and a
-# set against itself would be off by 2e-5 (reference/numerics 1.4).
+# set against itself would be off by 2e-5 (docs/numerics.md 1).
 _ROOT_ERROR = 1e-9
 # The size at which a triangular product stops splitting: 512 is the fastest of 64 … 1024 at D = 2048, two cores.
 _BLOCK = 512

@@ -40,7 +40,7 @@ def statistics_distance(generated: FeatureStatistics, reference: FeatureStatisti
     """The Fréchet distance between two sets' statistics, float64. Symmetric; the reference's factor is the one kept.
 
     tr (Σ1 Σ2)^½ is the nuclear norm of F1ᵀ F2 for any factors Σ = F Fᵀ, so a set of n ≤ D rows enters by those rows
-    (reference/numerics 1.1). No Σ1 Σ2 is formed: nothing is complex, and nothing is added to a diagonal.
+    (docs/numerics.md 1). No Σ1 Σ2 is formed: nothing is complex, and nothing is added to a diagonal.
 
     Raises:
         StatisticsError: fewer than 2 samples; statistics of different features.
@@ -70,7 +70,7 @@ def frechet_distance(mu1: Any, sigma1: Any, mu2: Any, sigma2: Any) -> float | Te
 
     Returns:
         A float for numpy arrays; for torch tensors a float64 tensor of no dimensions, differentiable (once) in all
-        four: I - T for the covariances, T from the polar factor, no Lyapunov equation (reference/numerics 1.6). Where
+        four: I - T for the covariances, T from the polar factor, no Lyapunov equation (docs/numerics.md 2). Where
         a covariance is singular the slope is infinite outwards; the gradient is then the one inside its range.
 
     Raises:
@@ -124,7 +124,7 @@ def _trace_of_root(
 
 
 class _FrechetDistance(torch.autograd.Function):
-    """The distance, with the gradients of reference/numerics 1.6 b for both covariances."""
+    """The distance, with the gradients of docs/numerics.md 2 for both covariances."""
 
     @staticmethod
     def forward(ctx: Any, mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2: Tensor) -> Tensor:

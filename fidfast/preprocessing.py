@@ -64,7 +64,7 @@ def preprocess(
     images: uint8 in [0, 255], or float with value_range (0, 1) or (-1, 1); any sizes and strides; layout="NHWC" for
     (N, H, W, 3). quantize: what becomes of float images: "round" or "truncate" to 8 bits, or None to keep them.
     dtype: float32, bfloat16 or float16. content_hash=True returns also (N, 2) int64 hashes of the quantised images.
-    Raises TypeError or ValueError naming the argument. Sources: DESIGN.md section 3 names each preset's tool.
+    Raises TypeError or ValueError naming the argument. Sources: each preset names its tools in `equals`.
     """
     get_preset(preset)
     batch = _as_list(images, layout)
