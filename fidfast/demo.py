@@ -103,10 +103,9 @@ def run_demo(
             distorted = _counted(distorted_crops(images, others, *step, seed), bar)
             result = compute_fid(statistics, distorted, feature_extractor=extractor, progress=False)
             rows.append(Measurement(series, label, result, time.perf_counter() - begin))
-    for row in rows:
-        for stage, value in row.fid.seconds.items():
-            if stage != "total":
-                seconds[stage] = seconds.get(stage, 0.0) + value
+    for stage in ("decode", "preprocess", "network", "statistics", "distance"):
+        name = "crops and distortions" if stage == "decode" else stage
+        seconds[name] = sum(row.fid.seconds[stage] for row in rows)
     seconds["total"] = time.perf_counter() - started
     _write(output, rows, _thumbnails(images, others, seed), names, num_images, seed, seconds)
     return rows

@@ -165,7 +165,7 @@ figure img { display: block; width: 100%; height: auto; }
 figcaption { margin-top: 0.9rem; max-width: 44rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.95rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.42rem 2.5rem 0.42rem 0; text-align: left; vertical-align: baseline; }
+th, td { padding: 0.42rem clamp(0.8rem, 4vw, 2.5rem) 0.42rem 0; text-align: left; vertical-align: baseline; }
 th { color: var(--muted); font-weight: 500; font-size: 0.85rem; }
 thead th { border-bottom: 1px solid var(--ink); }
 tbody tr:not(:last-child) > * { border-bottom: 1px solid var(--line); }
