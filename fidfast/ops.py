@@ -125,8 +125,8 @@ def _empty_out(count: int, dtype: torch.dtype, channels_last: bool, device: torc
     return torch.empty(count, 3, OUT, OUT, dtype=dtype, device=device, memory_format=memory_format)
 
 
-# torch.library.define and impl, because torch.library.custom_op imports torch._dynamo at its first call: a second or two
-# at the start of every command. pt2_compliant_tag is what custom_op sets: opcheck has passed.
+# torch.library.define and impl, because torch.library.custom_op imports torch._dynamo at its first call: 1 to 2 s at the
+# start of every command. pt2_compliant_tag is what custom_op sets: opcheck has passed.
 torch.library.define(
     "fidfast::resize_normalize",
     "(Tensor[] images, str preset, float low, float high, str quantize, ScalarType dtype, bool channels_last, "
@@ -383,8 +383,8 @@ def winograd_conv_relu(
     """relu(3×3 convolution of stride 1 + bias) → (N, K, H', W') channels_last; Lavin and Gray, arXiv:1509.09308."""
     out = _winograd_out(x, weight, bias, padding)
     nhwc = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-    tensors = (to_dlpack(tensor) for tensor in (nhwc, weight, bias, out.permute(0, 2, 3, 1)))
-    _cpu.winograd_conv_relu(*tensors, padding, _num_threads(), simd)
+    views = [to_dlpack(tensor) for tensor in (nhwc, weight, bias, out.permute(0, 2, 3, 1))]
+    _cpu.winograd_conv_relu(views[0], views[1], views[2], views[3], padding, _num_threads(), simd)
     return out
 
 
