@@ -55,11 +55,11 @@ class FeatureExtractor:
         with self._switches():
             network = Inception(state_dict, feature_dim).to(self.device, self._dtype)
             self._network: Callable[[Tensor], Tensor] = network
-            self.kernels = {"network": "torch conv2d"}
+            kernels = network.prepare(self.chunk_size, onednn=not compile)
             if compile:
+                kernels.append("torch.compile with frozen weights")
                 self._compile()
-            elif network.prepack(self.chunk_size):
-                self.kernels = {"network": "oneDNN convolution + ReLU, prepacked weights"}
+            self.kernels = {"network": "; ".join(kernels) or "torch conv2d"}
 
     def preprocess(
         self,
@@ -100,7 +100,6 @@ class FeatureExtractor:
 
     def _compile(self) -> None:
         self._network = torch.compile(self._network, options={"freezing": True})
-        self.kernels = {"network": "torch.compile (inductor, frozen weights)"}
         x = torch.zeros(self.chunk_size, 3, 299, 299, dtype=self._dtype, device=self.device)
         started = time.perf_counter()
         self.network(x.contiguous(memory_format=torch.channels_last))

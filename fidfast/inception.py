@@ -8,11 +8,14 @@ max pool (64, 192), before Mixed_7a (768), after Mixed_7c (2048), as in pytorch-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from fidfast import ops
 
 FEATURE_DIMS = (64, 192, 768, 2048)
 BATCH_NORM_EPS = 1e-3
@@ -41,7 +44,14 @@ class Convolution(nn.Module):
         self.register_buffer("bias", bias)
         self.stride = (stride, stride)
         self.padding = (weight.shape[2] // 2, weight.shape[3] // 2) if same else (0, 0)
+        self._winograd: Tensor | None = None  # the weight transformed for ops.winograd_conv_relu
         self._packed: Tensor | None = None  # the weight in oneDNN's own layout
+
+    def prepare_winograd(self) -> bool:
+        """Transform the weight of a 3×3 convolution of stride 1 once; False where there is no kernel for it."""
+        if self.stride == (1, 1):
+            self._winograd = ops.winograd_weight(self.weight)
+        return self._winograd is not None
 
     def prepack(self, input_shape: Sequence[int]) -> None:
         """Reorder the weight once for inputs of this shape; torch's conv2d would do it at every call."""
@@ -50,6 +60,8 @@ class Convolution(nn.Module):
         )
 
     def forward(self, x: Tensor, relu: bool = True) -> Tensor:  # (N, I, H, W) -> (N, O, H', W')
+        if self._winograd is not None:
+            return torch.ops.fidfast.winograd_conv_relu(x, self._winograd, self.bias, self.padding[0])
         if self._packed is not None:
             return torch.ops.mkldnn._convolution_pointwise(
                 x, self._packed, self.bias, self.padding, self.stride, (1, 1), 1, "relu" if relu else "none", [], ""
@@ -222,26 +234,30 @@ class Inception(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (N, 3, 299, 299) -> (N, D) float32
         return self.layers(x).mean(dim=(2, 3), dtype=torch.float32)
 
-    def prepack(self, chunk_size: int) -> bool:
-        """Lay the weights out for oneDNN's convolution + ReLU on chunks of this size; False where torch lacks it."""
-        weight = self.layers[0].weight
-        if weight.device.type != "cpu" or not _has_onednn_pointwise():
-            return False
-
-        def prepack(convolution: Any, inputs: tuple[Tensor, ...]) -> None:
-            convolution.prepack((chunk_size, *inputs[0].shape[1:]))
-
+    def prepare(self, chunk_size: int, *, onednn: bool = True) -> list[str]:
+        """Lay the weights out for the fastest CPU kernels here, for chunks of this size; returns their names."""
         convolutions = [module for module in self.modules() if isinstance(module, Convolution)]
-        hooks = [convolution.register_forward_pre_hook(prepack) for convolution in convolutions]
-        x = torch.zeros(1, 3, 299, 299, dtype=weight.dtype, device=weight.device)
-        self(x.contiguous(memory_format=torch.channels_last))
-        for hook in hooks:
-            hook.remove()
-        return True
+        weight = convolutions[0].weight
+        if weight.device.type != "cpu":
+            return []
+        rest = [convolution for convolution in convolutions if not convolution.prepare_winograd()]
+        names = ["Winograd 3x3 convolution + ReLU"] if len(rest) < len(convolutions) else []
+        if onednn and _has_onednn_pointwise():
+            hooks = [module.register_forward_pre_hook(partial(_prepack, chunk_size=chunk_size)) for module in rest]
+            x = torch.zeros(1, 3, 299, 299, dtype=weight.dtype, device=weight.device)
+            self(x.contiguous(memory_format=torch.channels_last))
+            for hook in hooks:
+                hook.remove()
+            names.append("oneDNN convolution + ReLU, prepacked")
+        return names
+
+
+def _prepack(convolution: Any, inputs: tuple[Tensor, ...], *, chunk_size: int) -> None:
+    convolution.prepack((chunk_size, *inputs[0].shape[1:]))
 
 
 def _has_onednn_pointwise() -> bool:
     """Whether torch has the private ops that torch.compile's freezing uses (all releases since 2.0 on x86-64 do)."""
-    ops = torch.ops.mkldnn
+    mkldnn = torch.ops.mkldnn
     names = ("_convolution_pointwise", "_reorder_convolution_weight")
-    return torch.backends.mkldnn.is_available() and all(hasattr(ops, name) for name in names)
+    return torch.backends.mkldnn.is_available() and all(hasattr(mkldnn, name) for name in names)

@@ -8,6 +8,7 @@
 #include "bindings/tensor_view.h"
 #include "kernels/content_hash.h"
 #include "kernels/cpu/resize_normalize.h"
+#include "kernels/cpu/winograd.h"
 
 namespace py = pybind11;
 
@@ -109,6 +110,37 @@ std::vector<std::pair<int64_t, std::vector<double>>> taps(const std::string& pre
     return table;
 }
 
+// All tensors float32: x (N, H, W, C), weight (K / panel, 36, C, panel), bias (K,), out (N, H', W', K).
+void winograd_conv_relu(const py::object& x, const py::object& weight, const py::object& bias, const py::object& out,
+                        int64_t padding, int threads, const std::string& simd) {
+    const WinogradKernel* kernel = winograd_kernel(simd.c_str());
+    if (!kernel) throw py::value_error("simd: no Winograd kernel for this CPU of level " + simd);
+    const TensorView xs(x, "x"), weights(weight, "weight"), biases(bias, "bias"), outs(out, "out");
+    for (const TensorView* view : {&xs, &weights, &biases, &outs})
+        if (view->dtype() != DType::float32) view->fail("float32", "another dtype");
+    biases.expect_shape({-1});
+    xs.expect_shape({-1, -1, -1, -1});
+    const int64_t n = xs.size(0), h = xs.size(1), w = xs.size(2), c = xs.size(3), k = biases.size(0);
+    const int64_t grown = 2 * padding - 2;
+    if (padding < 0 || h + grown < 1 || w + grown < 1) xs.fail("an image larger than the filter", "a smaller one");
+    if (c < 1 || c % kWinogradChannels || k < 1 || k % kWinogradOutChannels)
+        xs.fail("input channels in multiples of 16, output channels of 32", std::to_string(c) + " and " + std::to_string(k));
+    weights.expect_shape({k / kernel->panel, kWinogradPoints, c, kernel->panel});
+    outs.expect_shape({n, h + grown, w + grown, k});
+    for (const TensorView* view : {&xs, &weights, &outs}) view->expect_dense({0, 1, 2, 3});
+    biases.expect_dense({0});
+    WinogradParams params{};
+    params.x = reinterpret_cast<const float*>(xs.data());
+    params.n = n, params.h = h, params.w = w, params.c = c, params.k = k;
+    params.padding = padding;
+    params.weight = reinterpret_cast<const float*>(weights.data());
+    params.bias = reinterpret_cast<const float*>(biases.data());
+    params.out = reinterpret_cast<float*>(outs.data());
+    params.threads = threads;
+    py::gil_scoped_release release;
+    winograd(*kernel, params);
+}
+
 std::vector<std::string> simd_levels() {
     std::vector<std::string> levels;
     for (const char* name : {"scalar", "avx2", "avx512"})
@@ -142,6 +174,15 @@ PYBIND11_MODULE(_cpu, m) {
         return py::make_tuple(kHashSegment, kGolden, py::make_tuple(kSegmentMultipliers[0], kSegmentMultipliers[1]),
                               py::make_tuple(list(0), list(1)));
     });
+    m.def("winograd_conv_relu", &winograd_conv_relu, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("out"),
+          py::arg("padding"), py::arg("threads"), py::arg("simd") = "");
+    m.def(
+        "winograd_panel",
+        [](const std::string& simd) {
+            const WinogradKernel* kernel = winograd_kernel(simd.c_str());
+            return kernel ? kernel->panel : 0;
+        },
+        py::arg("simd") = "");
     m.def("simd_level", [] { return best_rows()->name; });
     m.def("simd_levels", &simd_levels);
 }
