@@ -125,8 +125,8 @@ def _empty_out(count: int, dtype: torch.dtype, channels_last: bool, device: torc
     return torch.empty(count, 3, OUT, OUT, dtype=dtype, device=device, memory_format=memory_format)
 
 
-# torch.library.define and impl, because torch.library.custom_op imports torch._dynamo at its first call: 1 to 2 s at the
-# start of every command. pt2_compliant_tag is what custom_op sets: opcheck has passed.
+# torch.library.define and impl, because torch.library.custom_op imports torch._dynamo at its first call: 1 to 2 s
+# at the start of every command. pt2_compliant_tag is what custom_op sets: opcheck has passed.
 torch.library.define(
     "fidfast::resize_normalize",
     "(Tensor[] images, str preset, float low, float high, str quantize, ScalarType dtype, bool channels_last, "
