@@ -372,7 +372,6 @@ def winograd_weight(
     return points.permute(0, 3, 2, 1).float().contiguous()
 
 
-@torch.library.impl("fidfast::winograd_conv_relu", "cpu")
 def winograd_conv_relu(
     x: Tensor,  # (N, C, H, W) float32
     weight: Tensor,  # (K / panel, 36, C, panel) float32 of winograd_weight
@@ -386,6 +385,9 @@ def winograd_conv_relu(
     views = [to_dlpack(tensor) for tensor in (nhwc, weight, bias, out.permute(0, 2, 3, 1))]
     _cpu.winograd_conv_relu(views[0], views[1], views[2], views[3], padding, _num_threads(), simd)
     return out
+
+
+torch.library.impl("fidfast::winograd_conv_relu", "cpu")(winograd_conv_relu)
 
 
 @torch.library.register_fake("fidfast::winograd_conv_relu")

@@ -132,7 +132,7 @@ def load_weights(path: str | os.PathLike[str]) -> StateDict:
         raise WeightsError(f"weights: {path}: {error}") from error
     except FileNotFoundError as error:
         raise WeightsError(f"weights: no such file: {path}") from error
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged pickle raises anything: IndexError, KeyError, struct.error, ...
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
             f"weights: {path} is not a readable weight file (expected a .pth state dict, a TorchScript .pt or "

@@ -1,5 +1,5 @@
-// The inner loops of the Winograd convolution, written once; winograd_<level>.cpp compiles them for its instruction set.
-// As in simd.h, everything has internal linkage.
+// The inner loops of the Winograd convolution, written once: winograd_<level>.cpp compiles them for its instruction
+// set. As in simd.h, everything has internal linkage.
 #pragma once
 
 #include <immintrin.h>
@@ -45,8 +45,9 @@ constexpr float kA2 = 0.5f, kB2 = 2.0f, kSum = 2.5f;  // a^2, b^2, a^2 + b^2; a^
 
 // v = B^T d
 void transform_input(const Lanes d[6], Lanes v[6]) {
-    const Lanes even_a = less_product(set(kB2), d[2], d[4]), odd_a = multiply(set(kA), less_product(set(kB2), d[1], d[3]));
-    const Lanes even_b = less_product(set(kA2), d[2], d[4]), odd_b = multiply(set(kB), less_product(set(kA2), d[1], d[3]));
+    const Lanes even_a = less_product(set(kB2), d[2], d[4]), even_b = less_product(set(kA2), d[2], d[4]);
+    const Lanes odd_a = multiply(set(kA), less_product(set(kB2), d[1], d[3]));
+    const Lanes odd_b = multiply(set(kB), less_product(set(kA2), d[1], d[3]));
     v[0] = add(less_product(set(kSum), d[2], d[0]), d[4]);
     v[1] = add(even_a, odd_a);
     v[2] = subtract(even_a, odd_a);
