@@ -152,9 +152,6 @@ class CallableExtractor:
         """Features of at most `chunk_size` images, computed as a full chunk."""
         with torch.no_grad(), _eval_mode(self._function):
             features = _run_chunk(self._function, x, self.chunk_size)
-        if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
-            got = (tuple(features.shape), features.dtype) if isinstance(features, Tensor) else type(features).__name__
-            raise ValueError(f"feature_extractor: expected floating-point features (N, D), got {got}")
         if self.feature_dim not in (None, features.shape[1]):
             shape = tuple(features.shape)
             raise ValueError(f"feature_extractor: expected features (N, {self.feature_dim}) as before, got {shape}")
@@ -218,7 +215,11 @@ def _run_chunk(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Te
         padded = torch.zeros_like(x[:1]).expand(size, *x.shape[1:]).clone(memory_format=_memory_format(x))
         padded[:count] = x
         x = padded
-    return function(x)[:count]
+    features = function(x)
+    if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
+        got = (tuple(features.shape), features.dtype) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(f"feature_extractor: expected floating-point features (N, D), got {got}")
+    return features[:count]
 
 
 def _memory_format(x: Tensor) -> torch.memory_format:

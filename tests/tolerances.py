@@ -25,4 +25,5 @@ TOLERANCES: dict[str, Tolerance] = {
     "network/twin": Tolerance(0, 5e-6, "94 float32 layers against float64, of the largest feature"),
     "network/winograd": Tolerance(0, 1e-5, "F(4x4, 3x3) rounds 5 times as much as the direct sum, of the largest"),
     "network/known-fid": Tolerance(0, 2e-5, "float32 features, the value is known to five decimals"),
+    "network/bf16": Tolerance(0, 3e-2, "8 bits of mantissa through the layers, of the largest feature"),
 }

@@ -124,7 +124,8 @@ void winograd_conv_relu(const py::object& x, const py::object& weight, const py:
     const int64_t grown = 2 * padding - 2;
     if (padding < 0 || h + grown < 1 || w + grown < 1) xs.fail("an image larger than the filter", "a smaller one");
     if (c < 1 || c % kWinogradChannels || k < 1 || k % kWinogradOutChannels)
-        xs.fail("input channels in multiples of 16, output channels of 32", std::to_string(c) + " and " + std::to_string(k));
+        xs.fail("input channels in multiples of 16, output channels of 32",
+                std::to_string(c) + " and " + std::to_string(k));
     weights.expect_shape({k / kernel->panel, kWinogradPoints, c, kernel->panel});
     outs.expect_shape({n, h + grown, w + grown, k});
     for (const TensorView* view : {&xs, &weights, &outs}) view->expect_dense({0, 1, 2, 3});
