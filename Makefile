@@ -81,7 +81,7 @@ peers:
 	PYTHON=$(PYTHON) benchmarks/peers.sh $(PEERS)
 
 peers-test: weights peers
-	FIDFAST_REQUIRE_WEIGHTS=1 $(PEERS)/bin/python -m pytest -m peers
+	FIDFAST_REQUIRE_WEIGHTS=1 $(PEERS)/bin/pytest -m peers
 
 benchmarks-quick: peers
 	$(PEERS)/bin/python -m benchmarks.run --quick
