@@ -140,8 +140,13 @@ def _names(distortion: Distortion | None, strength: float) -> tuple[str, str]:
 
 
 def _thumbnails(images: list[np.ndarray], crops: list[Crop], seed: int) -> list[list[np.ndarray]]:
-    """For each distortion, one crop undistorted and at every strength: the crop with the most contrast."""
-    crop = max(crops, key=lambda crop: float(cut(images, crop).std()))
+    """For each distortion, one crop undistorted and at every strength: the one with the most contrast and colour."""
+
+    def liveliness(crop: Crop) -> float:
+        image = cut(images, crop)
+        return float(image.std(axis=(0, 1)).mean() * image.std(axis=2).mean())
+
+    crop = max(crops, key=liveliness)
     return [
         [next(distorted_crops(images, [crop], kind, strength, seed)) for kind, strength in _steps(distortion)]
         for distortion in DISTORTIONS
@@ -215,7 +220,7 @@ def _page(results: dict[str, Any], rows: list[Measurement], light: bytes, dark: 
         "Images": f"{total:,} in {len(rows) + 1} sets",
         "Seed": results["seed"],
     }
-    notes = sorted({note for row in rows for note in row.fid.notes})
+    notes = [f"{row.series} {row.strength}: {note}" for row in rows for note in row.fid.notes]
     return html_page(
         "FID of distorted photographs",
         verdict,
