@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+
+def pytest_configure() -> None:
+    # A shell without job control starts its background commands with SIGINT ignored, and children inherit that: the
+    # tests of Ctrl-C would wait for ever where CI runs like this.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

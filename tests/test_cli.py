@@ -163,15 +163,18 @@ def test_interrupted_in_the_middle_nothing_is_left(tmp_path, weights_path):
         [sys.executable, "-m", "fidfast", "stats", str(many), "-o", str(output), "--num-workers", "2"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    workers: list[int] = []
-    while len(workers) < 2 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.05)
-        workers = children_of(process.pid)
-    assert len(workers) >= 2, process.communicate(timeout=10)
-    time.sleep(1.0)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
-    out, err = process.communicate(timeout=30)
+    try:
+        deadline = time.monotonic() + 60
+        workers: list[int] = []
+        while len(workers) < 2 and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.05)
+            workers = children_of(process.pid)
+        assert len(workers) >= 2, process.communicate(timeout=10)
+        time.sleep(1.0)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert out == "" and "fidfast: interrupted" in err and "Traceback" not in err
     assert list(output.parent.iterdir()) == []
