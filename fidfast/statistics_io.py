@@ -196,7 +196,8 @@ def _count(values: Mapping[str, Any], path: Path) -> int | None:
         if value is None:
             continue
         array = np.asarray(value)
-        if array.size != 1 or array.dtype.kind not in "iuf" or array.item() != int(array.item()) or array.item() < 0:
+        is_count = array.size == 1 and array.dtype.kind in "iuf" and float(array.item()).is_integer()
+        if not is_count or array.item() < 0:
             raise StatisticsError(f"{path}: {key} must be a number of images, got {value!r}")
         if array.item() < 2:
             raise StatisticsError(f"{path}: {key}: a covariance needs at least 2 samples, got {value}")

@@ -312,3 +312,10 @@ def test_a_loaded_file_goes_on(count: int, tmp_path: Path) -> None:
     big.update(FEATURES[200:])
     np.testing.assert_allclose(big.sigma.numpy(), SIGMA, atol=1e-14)
     assert big.num_samples == 300
+
+
+@pytest.mark.parametrize("count", [float("nan"), float("inf")])
+def test_a_count_that_is_no_number_is_named(tmp_path, count):
+    np.savez(tmp_path / "x.npz", mu=np.zeros(3), sigma=np.eye(3), num_samples=count)
+    with pytest.raises(StatisticsError, match="x.npz: num_samples must be a number of images"):
+        FeatureStatistics.load(tmp_path / "x.npz")
