@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -165,11 +165,11 @@ def scan_folder(root: str, recursive: bool, suffixes: tuple[str, ...]) -> FileRe
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = os.path.join(relative, entry.name)
-                if entry.is_dir():
+                if _holds(entry.is_dir):
                     folders.append(name)
                 elif not has_image_suffix(name, suffixes):
                     others[suffix_of(name).lower()] += 1
-                elif entry.is_file() or not os.path.exists(entry.path):  # a dead link is an unreadable image
+                elif _holds(entry.is_file) or not os.path.exists(entry.path):  # a dead link is an unreadable image
                     found.extend((name,))
         if recursive:
             for name in folders:
@@ -180,6 +180,13 @@ def scan_folder(root: str, recursive: bool, suffixes: tuple[str, ...]) -> FileRe
     except OSError as error:
         raise ImagesError(f"cannot list {error.filename!r}: {error.strerror}") from error
     return FileReader(os.fsencode(root), Names(found[index] for index in found.order()), others)
+
+
+def _holds(test: Callable[[], bool]) -> bool:
+    try:
+        return test()
+    except OSError:  # a link to itself
+        return False
 
 
 def scan_zip(path: str, suffixes: tuple[str, ...]) -> ArchiveReader:
