@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 import warnings
@@ -79,7 +80,7 @@ def compute_fid(
         on_error: "skip" leaves unreadable images out and lists them in the result.
         progress: a progress bar on standard error.
         feature_extractor: any module or callable, uint8 images (N, 3, H, W) → features (N, D), in the network's place.
-        value_range: (0, 1) or (-1, 1) for float images, which must say it; None for uint8.
+        value_range: (0, 1) or (-1, 1): of float images, on either side; it does not touch uint8 ones.
         quantize: what becomes of float images: rounded to 8 bits ("round"), "truncate"d, or None (left as they are).
         recursive: also read the subfolders of a folder.
         allow_pickle: read statistics files that are pickles. Loading a pickle runs code: only for files you trust.
@@ -125,8 +126,10 @@ def compute_fid(
                 weights=weights,
             )
             if extractor.feature_dim is not None:  # a caller's own extractor shows it with the first features only
-                for side in sides.values():
-                    check_comparable(side.statistics, _empty_statistics(extractor, extractor.feature_dim))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # said once, with the distance
+                    for side in sides.values():
+                        check_comparable(side.statistics, _empty_statistics(extractor, extractor.feature_dim))
             seconds = {"setup": time.perf_counter() - started}
             for name, source in sources.items():
                 shift = sides["real"].statistics.mu if "real" in sides else None
@@ -172,9 +175,7 @@ def compute_statistics(
             weights=weights,
         )
         side = _collect(source, extractor, None, value_range, quantize, progress)
-    if side.hashes is not None:
-        side.notes += _sentences(describe_duplicates("images", count_duplicates(side.hashes)))
-    _warn(side.notes)
+    _warn(_side_notes("images", side))
     return side.statistics
 
 
@@ -257,18 +258,28 @@ def _collect(
         total=source.count,
         desc=source.name,
         unit=" images",
-        disable=not progress,
+        disable=not progress or sys.stderr is None,
         file=sys.stderr,
-        mininterval=0.5 if sys.stderr.isatty() else 10.0,  # a log file wants a line now and then, not a thousand
+        # a log file wants a line now and then, not a thousand
+        mininterval=0.5 if sys.stderr is not None and sys.stderr.isatty() else 10.0,
     ) as bar:
         for images in _chunks(source, extractor.chunk_size):
             times = [time.perf_counter()]
-            inputs, chunk_hashes = extractor.preprocess(
-                images, value_range=value_range, quantize=quantize, content_hash=True
-            )
+            is_float = any(image.is_floating_point() for image in images)  # the other side may be uint8
+            try:
+                inputs, chunk_hashes = extractor.preprocess(
+                    images, value_range=value_range if is_float else None, quantize=quantize, content_hash=True
+                )
+            except (ValueError, TypeError) as error:
+                raise type(error)(f"{source.name}: {_with_places(str(error), len(hashes))}") from error
             times.append(time.perf_counter())
             features = extractor.network(inputs)  # (n, D) float32
             times.append(time.perf_counter())
+            if shift is not None and len(shift) != features.shape[1]:
+                raise StatisticsError(
+                    f"{source.name}: the feature_dim differs: expected {len(shift)} as of the real side, "
+                    f"got {features.shape[1]}"
+                )
             if statistics is None:
                 statistics = _empty_statistics(extractor, features.shape[1], shift)
             statistics.update(features)
@@ -286,8 +297,12 @@ def _collect(
     return _Side(statistics, hashes, seconds, list(source.notes), list(source.skipped))
 
 
+def _with_places(message: str, before: int) -> str:
+    """``images[i]`` of a chunk → the image's place in its source, counting those that could be read."""
+    return re.sub(r"images\[(\d+)\]", lambda found: f"images[{before + int(found[1])}]", message)
+
+
 def _result(real: _Side, generated: _Side, extractor: Extractor | None, seconds: dict[str, float]) -> FIDResult:
-    check_comparable(generated.statistics, real.statistics)
     started = time.perf_counter()
     term = statistics_distance(generated.statistics, real.statistics)
     distance_seconds = time.perf_counter() - started
@@ -300,12 +315,9 @@ def _result(real: _Side, generated: _Side, extractor: Extractor | None, seconds:
     duplicates: dict[str, Any] = {}
     notes: list[str] = []
     for name, side in (("real", real), ("generated", generated)):
-        notes += [f"{name}: {note}" for note in side.notes]
-        if side.skipped:
-            notes.append(f"{name}: {len(side.skipped)} unreadable images were skipped, first {side.skipped[0][0]}")
+        notes += _side_notes(name, side)
         if side.hashes is not None:
             duplicates[name] = count_duplicates(side.hashes)
-            notes += _sentences(describe_duplicates(name, duplicates[name]))
     if real.hashes is not None and generated.hashes is not None:
         duplicates["shared"] = count_shared(generated.hashes, real.hashes)
     _warn(notes)
@@ -329,8 +341,14 @@ def _result(real: _Side, generated: _Side, extractor: Extractor | None, seconds:
     )
 
 
-def _sentences(*sentences: str | None) -> list[str]:
-    return [sentence for sentence in sentences if sentence is not None]
+def _side_notes(name: str, side: _Side) -> list[str]:
+    """What a careful reader should know of one side."""
+    notes = [f"{name}: {note}" for note in side.notes]
+    if side.skipped:
+        number = f"{len(side.skipped)} unreadable image{'s were' if len(side.skipped) > 1 else ' was'}"
+        notes.append(f"{name}: {number} skipped, first {side.skipped[0][0]}: {side.skipped[0][1]}")
+    repeated = describe_duplicates(name, count_duplicates(side.hashes)) if side.hashes is not None else None
+    return notes + ([] if repeated is None else [repeated])
 
 
 def _warn(notes: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fidfast.decode import ImagesError, Unreadable, array_images, images_of, is_array, reason_of
 from fidfast.files import (
@@ -188,7 +188,7 @@ def _open(source: Any, batch_size: int, num_workers: int | None, recursive: bool
             "expected a set of images: a folder, a list of paths, a .zip, .tar, .npz or .npy file, a tensor, an array, "
             f"a Dataset, a DataLoader or an iterable, got {type(source).__name__}"
         )
-    return _open_items(source, None, batch_size)
+    return _open_items(source, None, batch_size, owned=isinstance(source, DataLoader))
 
 
 def _open_path(path: str, batch_size: int, num_workers: int | None, recursive: bool, preset: str) -> _Opened:
@@ -342,7 +342,7 @@ def _open_list(items: list[Any] | tuple[Any, ...], batch_size: int, num_workers:
     return opened._replace(notes=_repeated(len(items) - len(first), "the list"))
 
 
-def _open_items(source: Iterable[Any], count: int | None, batch_size: int) -> _Opened:
+def _open_items(source: Iterable[Any], count: int | None, batch_size: int, *, owned: bool = True) -> _Opened:
     state = {"used": False}
 
     def batches() -> Iterator[list[Item]]:
@@ -350,12 +350,13 @@ def _open_items(source: Iterable[Any], count: int | None, batch_size: int) -> _O
         if state["used"] and iterator is source:
             raise ImagesError("expected something that can be iterated again, got an iterator that was read before")
         state["used"] = True
-        return in_tasks(_read_items(iterator), batch_size)
+        return in_tasks(_read_items(iterator, owned), batch_size)
 
     return _Opened(batches, count, [])
 
 
-def _read_items(items: Iterator[Any]) -> Iterator[Item]:
+def _read_items(items: Iterator[Any], owned: bool) -> Iterator[Item]:
+    """Unless ``owned``, images are copied as they come: a generator may fill one buffer again and again."""
     for index, item in enumerate(items):
         try:
             images = images_of(item)
@@ -365,7 +366,7 @@ def _read_items(items: Iterator[Any]) -> Iterator[Item]:
             label = os.fsdecode(item) if isinstance(item, (str, os.PathLike)) else f"item {index}"
             yield Unreadable(label, reason_of(error), cause=error)
         else:
-            yield from images
+            yield from images if owned else map(torch.clone, images)
 
 
 class _DatasetReader:

@@ -343,3 +343,56 @@ def test_runs_in_a_forked_child(weights_path):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "7", done.stderr
+
+
+def _mean_features(images: torch.Tensor) -> torch.Tensor:
+    return images.float().mean((2, 3))
+
+
+def test_a_generator_may_fill_one_buffer_again_and_again():
+    images = torch.randint(0, 256, (10, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def generate():
+        buffer = torch.empty(4, 3, 8, 8, dtype=torch.uint8)
+        for start in range(0, 10, 4):
+            part = images[start : start + 4]
+            buffer[: len(part)] = part
+            yield buffer[: len(part)]
+
+    options = {"feature_extractor": _mean_features, "progress": False}
+    assert fidfast.compute_fid(images, generate(), **options) == fidfast.compute_fid(images, images, **options) == 0
+
+
+def test_value_range_is_for_the_side_with_floats():
+    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    result = fidfast.compute_fid(images, images.float() / 255, value_range=(0, 1), feature_dim=64, progress=False)
+    assert result == pytest.approx(0, abs=1e-9)
+
+
+def test_an_unusable_float_image_is_named_by_side_and_place():
+    images = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    broken = images.clone()
+    broken[11, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"generated: images\[11\].*NaN"):
+        fidfast.compute_fid(images, broken, value_range=(0, 1), feature_dim=64, progress=False)
+
+
+def test_statistics_say_how_many_images_were_skipped(tmp_path):
+    for i in range(3):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    (tmp_path / "bad.png").write_text("no image")
+    with pytest.warns(fidfast.FidfastWarning, match="1 unreadable image was skipped, first .*bad.png"):
+        fidfast.compute_statistics(tmp_path, on_error="skip", feature_extractor=_mean_features, progress=False)
+
+
+def test_without_a_standard_error(monkeypatch):
+    images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    monkeypatch.setattr("sys.stderr", None)
+    assert fidfast.compute_fid(images, images, feature_extractor=_mean_features) == 0
+
+
+def test_own_features_of_another_size_than_the_real_side():
+    images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    real = fidfast.compute_statistics(images, feature_extractor=lambda x: _mean_features(x)[:, :2], progress=False)
+    with pytest.raises(fidfast.StatisticsError, match="generated: the feature_dim differs: expected 2 .* got 3"):
+        fidfast.compute_fid(real, images, feature_extractor=_mean_features, progress=False)
