@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -42,13 +43,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            return run(options)
+            status = run(options)
+            _flush_output()
+            return status
         except KeyboardInterrupt:
             print("fidfast: interrupted", file=sys.stderr)
             return 130
         except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
             print(f"fidfast: error: {error}", file=sys.stderr)
             return 1
+
+
+def _flush_output() -> None:
+    """A closed pipe or a full disk is an error like others, not a message of the interpreter after the end."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the end would try again
+        raise
 
 
 def _parser_for(arguments: list[str]) -> tuple[str, argparse.ArgumentParser]:
@@ -248,20 +262,28 @@ def _output_file(path: Path) -> Path:
         raise ValueError(f"--output {path}: expected a file name, got a folder")
     if not path.parent.is_dir():
         raise ValueError(f"--output {path}: there is no folder {path.parent}")
+    if path.suffix != ".npz":
+        raise ValueError(f"--output {path}: expected a file name that ends in .npz")
+    if not os.access(path.resolve().parent, os.W_OK | os.X_OK):
+        raise ValueError(f"--output {path}: the folder {path.resolve().parent} cannot be written to")
     return path
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
-    return value
+    return _whole_number(text, 1)
 
 
 def _not_negative(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected at least 0, got {value}")
+    return _whole_number(text, 0)
+
+
+def _whole_number(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
     return value
 
 

@@ -182,3 +182,26 @@ def test_interrupted_in_the_middle_nothing_is_left(tmp_path, weights_path):
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+@pytest.mark.parametrize("name", ["statistics", "statistics.pkl"])
+def test_an_output_that_is_no_npz_is_refused_before_the_work(tmp_path, capsys, name):
+    assert main(["stats", str(tmp_path / "missing"), "-o", str(tmp_path / name)]) == 1
+    assert "expected a file name that ends in .npz" in capsys.readouterr().err
+
+
+def test_a_number_that_is_none_is_named(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["a", "b", "--batch-size", "many"])
+    assert stopped.value.code == 2
+    assert "--batch-size: expected a whole number of at least 1, got 'many'" in capsys.readouterr().err
+
+
+def test_output_that_cannot_be_written_is_an_error(tmp_path):
+    np.savez(tmp_path / "x.npz", mu=np.zeros(2), sigma=np.eye(2))
+    command = [sys.executable, "-m", "fidfast", "inspect", str(tmp_path / "x.npz")]
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith("fidfast: error: ") and "Exception ignored" not in run.stderr
