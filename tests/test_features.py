@@ -235,6 +235,17 @@ def test_whatever_the_user_has_set_changes_nothing_and_stays(mode: str) -> None:
     assert torch.equal(extractor(batch), expected), "an extractor made in a mode works outside it"
 
 
+def test_autocast_does_not_reach_plain_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prepared kernels know no autocast; conv2d, which runs where they are missing, does."""
+    batch = images(2)
+    expected = FeatureExtractor(64)(batch)
+    monkeypatch.setattr("fidfast.inception._has_onednn_pointwise", lambda: False)
+    monkeypatch.setattr("fidfast.ops.winograd_weight", lambda _: None)
+    extractor = FeatureExtractor(64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(extractor(batch), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="the older names are switched instead")
 def test_switches_are_set_inside_and_inherit_again_outside() -> None:
     """On a CPU of today bf16 products would be hard to see in the features, so look at the switches themselves."""
@@ -250,11 +261,13 @@ def test_switches_are_set_inside_and_inherit_again_outside() -> None:
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = "none"
-    with network_switches(CPU):
-        pass
     found = torch.backends.mkldnn.fp32_precision
-    torch.backends.mkldnn.fp32_precision = "tf32"
+    torch.backends.mkldnn.fp32_precision = "bf16"
     try:
+        with network_switches(CPU):
+            pass
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+        torch.backends.mkldnn.fp32_precision = "tf32"
         assert torch.backends.mkldnn.matmul.fp32_precision == "tf32", "pinned: it inherits no more"
     finally:
         torch.backends.mkldnn.fp32_precision = found
@@ -286,7 +299,7 @@ def test_the_older_switches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_compile_reports_its_seconds_and_keeps_the_features() -> None:
-    batch = images(3)
+    batch = images(features.CPU_CHUNK)
     found = global_state()
     extractor = FeatureExtractor(64, compile=True)
     assert global_state() == found
@@ -295,8 +308,10 @@ def test_compile_reports_its_seconds_and_keeps_the_features() -> None:
     expected = FeatureExtractor(64)(batch)
     torch.testing.assert_close(extractor(batch), expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(extractor(batch[:1]), extractor(batch)[:1])
+    compiled = torch._dynamo.utils.counters["frames"]["ok"]
     with torch.inference_mode():
         torch.testing.assert_close(extractor(batch), expected, rtol=1e-5, atol=1e-5)
+    assert torch._dynamo.utils.counters["frames"]["ok"] == compiled, "compiled once more"
 
 
 # A callable in its place
