@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("fidfast: interrupted", file=sys.stderr)
             return 130
-        except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-            print(f"fidfast: error: {error}", file=sys.stderr)
+        except (ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError, MemoryError) as error:
+            print(f"fidfast: error: {error or type(error).__name__}", file=sys.stderr)
             return 1
 
 
@@ -98,6 +98,8 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, default=None, metavar="FILE", help="FID Inception weights to use")
     parser.add_argument("--on-error", choices=("raise", "skip"), default="raise",
                         help="what to do about an unreadable image (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--value-range", type=float, nargs=2, default=None, metavar=("LOW", "HIGH"),
+                        help="of float images in .npy and .npz files: 0 1 or -1 1")  # fmt: skip
     parser.add_argument("--no-recursive", dest="recursive", action="store_false", help="leave subfolders out")
     parser.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
 
@@ -191,6 +193,10 @@ def _run_merge(options: argparse.Namespace) -> int:
     from fidfast.statistics import FeatureStatistics
 
     output = _output_file(options.output)
+    resolved = [file.resolve() for file in options.files]
+    for index, file in enumerate(options.files):
+        if resolved[index] in resolved[:index]:
+            raise ValueError(f"{file}: named twice; its samples would count twice")
     merged = FeatureStatistics.load(options.files[0])
     for file in options.files[1:]:
         merged.merge(FeatureStatistics.load(file))

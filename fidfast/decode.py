@@ -171,7 +171,10 @@ def _tensor(array: Any) -> torch.Tensor:
 def _rgb_view(images: torch.Tensor, hwc_first: bool) -> torch.Tensor:
     """(..., C, H, W) or (..., H, W, C) with C = 1 or 3 → (..., 3, H, W)."""
     fits_chw, fits_hwc = images.shape[-3] in (1, 3), images.shape[-1] in (1, 3)
-    if fits_hwc and (hwc_first or not fits_chw):
+    narrow = (
+        images.shape[-1] == 1 and images.shape[-3] == 3
+    )  # (3, H, 1): one column of RGB, not a gray image of height 3
+    if fits_hwc and ((hwc_first and not narrow) or not fits_chw):
         images = images.movedim(-1, -3)
     elif not fits_chw:
         shape = tuple(images.shape[-3:])

@@ -64,6 +64,6 @@ def _weights() -> Finding:
     from fidfast.weights import WeightsError, find_weights
 
     try:
-        return Finding("ok", f"FID Inception weights: {find_weights()}")
+        return Finding("ok", f"FID Inception weights: {find_weights(download=False)}")
     except WeightsError as error:
         return Finding("missing", f"FID Inception weights: {error}", "fidfast weights install")

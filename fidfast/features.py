@@ -139,6 +139,8 @@ class CallableExtractor:
         content_hash: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """((n, 3, H, W) uint8 on the extractor's device, (n, 2) int64 content hashes or None)."""
+        if len({image.dtype == torch.uint8 for image in images}) > 1:
+            raise TypeError("images: expected all uint8 or all floating point, got both")
         sizes = {tuple(image.shape) for image in images}
         if len(sizes) != 1:
             raise ValueError(
@@ -219,6 +221,10 @@ def _run_chunk(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Te
     if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
         got = (tuple(features.shape), features.dtype) if isinstance(features, Tensor) else type(features).__name__
         raise ValueError(f"feature_extractor: expected floating-point features (N, D), got {got}")
+    if len(features) != size:
+        raise ValueError(
+            f"feature_extractor: expected one row of features for each of {size} images, got {tuple(features.shape)}"
+        )
     return features[:count]
 
 
@@ -246,11 +252,15 @@ def _to_uint8(image: Tensor, value_range: tuple[float, float] | None, quantize: 
         return image
     if not image.is_floating_point():
         raise TypeError(f"images: expected uint8 or floating point, got {image.dtype}")
-    if value_range not in ((0.0, 1.0), (-1.0, 1.0)):
+    if value_range is None or tuple(value_range) not in ((0.0, 1.0), (-1.0, 1.0)):
         raise ValueError(f"value_range: float images need (0, 1) or (-1, 1), got {value_range!r}")
     if quantize not in ("round", "truncate"):
         raise ValueError(f"quantize: your feature_extractor takes uint8: 'round' or 'truncate', got {quantize!r}")
     low, high = value_range
+    slack = 0.25 * (high - low)  # as the resize kernel allows
+    if not bool(((image >= low - slack) & (image <= high + slack)).all()):
+        got = "NaN" if bool(image.isnan().any()) else f"values from {image.min():g} to {image.max():g}"
+        raise ValueError(f"images: expected values in [{low:g}, {high:g}] (value_range), got {got}")
     values = ((image.float() - low) * (255.0 / (high - low))).clamp(0.0, 255.0)
     return (values.round() if quantize == "round" else values.trunc()).to(torch.uint8)
 

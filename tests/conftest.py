@@ -48,7 +48,7 @@ def weights_path() -> Path:
     from fidfast.weights import WeightsError, find_weights
 
     try:
-        return find_weights()
+        return find_weights(download=False)
     except WeightsError as error:
         if os.environ.get("FIDFAST_REQUIRE_WEIGHTS") == "1":
             raise

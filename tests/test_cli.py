@@ -108,6 +108,26 @@ def test_wrong_usage_is_status_2(capsys, arguments):
     assert "usage: fidfast" in capsys.readouterr().err
 
 
+@pytest.mark.weights
+def test_float_images_with_their_range(capsys, tmp_path, weights_path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    np.save(tmp_path / "bytes.npy", images)
+    np.save(tmp_path / "floats.npy", (images / 127.5 - 1).astype(np.float32))
+    options = (tmp_path / "bytes.npy", "--feature-dim", 64, "--quiet")
+    status, out, _ = run(capsys, tmp_path / "floats.npy", *options, "--value-range", -1, 1)
+    assert status == 0 and float(out) == pytest.approx(0, abs=1e-6)
+    status, _, err = run(capsys, tmp_path / "floats.npy", *options)
+    assert status == 1 and "value_range" in err
+
+
+def test_the_same_part_twice_is_refused(capsys, tmp_path):
+    np.savez(tmp_path / "a.npz", mu=np.zeros(4), sigma=np.eye(4), num_samples=10)
+    (tmp_path / "link.npz").symlink_to(tmp_path / "a.npz")
+    status, _, err = run(capsys, "merge", tmp_path / "a.npz", tmp_path / "link.npz", "-o", tmp_path / "out.npz")
+    assert status == 1 and "link.npz" in err and "twice" in err
+    assert not (tmp_path / "out.npz").exists()
+
+
 def test_help_and_version_need_no_torch():
     program = (
         "import sys; from fidfast.cli import main\ntry: main(['--version'])\nfinally: assert 'torch' not in sys.modules"

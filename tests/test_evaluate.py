@@ -282,6 +282,30 @@ def test_float_images_give_the_number_of_their_rounded_bytes(weights_path):
     assert float(result) == float(expected)
 
 
+@pytest.mark.parametrize(
+    "extractor", [lambda x: moments(x).repeat_interleave(2, 0), lambda x: moments(x).mean(0, keepdim=True)]
+)
+def test_an_extractor_must_return_one_row_an_image(extractor):
+    with pytest.raises(ValueError, match="one row of features for each"):
+        fidfast.compute_fid(make_images(10), make_images(10), feature_extractor=extractor, progress=False)
+
+
+def test_float_images_for_an_extractor_are_checked():
+    floats = torch.from_numpy(make_images(4)).permute(0, 3, 1, 2) / 255
+    holes = floats.clone()
+    holes[2, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        trivial_fid(floats, holes, value_range=(0, 1))
+    with pytest.raises(ValueError, match="to 255"):
+        trivial_fid(floats, floats * 255 / floats.max(), value_range=(0, 1))
+
+
+def test_a_column_of_rgb_is_not_three_gray_images():
+    columns = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 1), dtype=np.uint8)
+    tensors = torch.from_numpy(columns)
+    assert float(trivial_fid(columns, tensors)) == pytest.approx(0, abs=1e-9)
+
+
 def test_features_that_are_not_finite_name_the_image():
     def extractor(images):
         features = moments(images)
