@@ -106,11 +106,11 @@ def parity(result: dict[str, Any]) -> list[str]:
     within = sum(row["within"] for row in rows)
     worst = max(rows, key=lambda row: abs(row["difference"]) / row["tolerance"])
     settings = result["settings"]
-    counts = [count for row in rows for count in row["n"]]
+    counts = sorted({count for row in rows for count in row["n"]})
     return [
         "",
         f"Parity: {within} of {len(rows)} comparisons with pytorch-fid, clean-fid, torch-fidelity and torchmetrics on "
-        f"photographs, icons and gray images, n = {min(counts)} to {max(counts)}, "
+        f"photographs, icons and gray images, n = {' and '.join(map(str, counts))}, "
         f"are within {settings['relative']:g}·FID + {settings['absolute']:g}; the furthest uses "
         f"{abs(worst['difference']) / worst['tolerance']:.0%} of that.",
     ]
