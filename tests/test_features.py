@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_inception import random_state
+from tolerances import TOLERANCES
 from torch import Tensor, nn
 
 from fidfast import features
@@ -15,8 +17,6 @@ from fidfast.features import CallableExtractor, FeatureExtractor, resolve_extrac
 from fidfast.inception import Inception
 from fidfast.precision import network_switches, resolve_precision
 from fidfast.weights import FID_WEIGHTS_SHA256, WeightsError
-from tests.test_inception import random_state
-from tests.tolerances import TOLERANCES
 
 CPU = torch.device("cpu")
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tolerances import TOLERANCES
 from torch import Tensor
 from torch.nn import functional
 
 from fidfast import _cpu, ops, weights
 from fidfast.inception import FEATURE_DIMS, Convolution, Inception, fold_batch_norm
-from tests.tolerances import TOLERANCES
 
 LEVELS = [level for level in ("avx2", "avx512") if _cpu.winograd_panel(level)]
 
