@@ -83,10 +83,10 @@ peers:
 peers-test: weights peers
 	FIDFAST_REQUIRE_WEIGHTS=1 $(PEERS)/bin/pytest -m peers
 
-benchmarks-quick: peers
+benchmarks-quick: setup peers
 	$(PEERS)/bin/python -m benchmarks.run --quick
 
-benchmarks: peers
+benchmarks: setup peers
 	$(PEERS)/bin/python -m benchmarks.run --full
 
 clean:
