@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from fidfast import _cpu, ops, reference
+from fidfast.ops import images as image_ops
+from fidfast.ops import images_torch
 from fidfast.preprocessing import PRESETS, preprocess
 
 LEVELS = _cpu.simd_levels()
@@ -35,7 +37,7 @@ def test_known_answers(size: tuple[int, int]) -> None:
     image = ramp(*size)
     assert hex_of(ops.content_hash([image])) == [KNOWN[size]]
     assert hex_of(reference.content_hashes([image])) == [KNOWN[size]]
-    assert hex_of(ops._torch_hash(image[None].float())) == [KNOWN[size]]
+    assert hex_of(images_torch.torch_hash(image[None].float())) == [KNOWN[size]]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (3, 63), (2, 64), (2, 65), (40, 128), (33, 200)], ids=str)
@@ -51,7 +53,7 @@ def test_same_for_every_layout_preset_level_and_thread_count(size: tuple[int, in
     for level in LEVELS:
         for threads in (1, 2, 5):
             hashes = torch.empty(1, 2, dtype=torch.int64)
-            ops._call_cpu([image], None, hashes, "pytorch-fid", 0.0, 1.0, "round", False, threads, level)
+            image_ops._call_cpu([image], None, hashes, "pytorch-fid", 0.0, 1.0, "round", False, threads, level)
             assert torch.equal(hashes, expected)
 
 

@@ -19,6 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.dlpack import to_dlpack
 
 from fidfast import _cpu, ops, reference
+from fidfast.ops import images as image_ops
+from fidfast.ops.images_torch import resize_normalize_torch
+from fidfast.ops.threads import num_threads
 from fidfast.preprocessing import PRESETS, get_preset, preprocess
 
 LEVELS = _cpu.simd_levels()
@@ -49,7 +52,7 @@ def edges(height: int, width: int) -> Tensor:
 
 def run(images: list[Tensor], preset: str, **options: Any) -> tuple[Tensor, Tensor]:
     values = {"low": 0.0, "high": 1.0, "quantize": "round", "dtype": torch.float32, "channels_last": True}
-    return ops._run_cpu(images, preset, **{**values, "content_hash": True, **options})
+    return image_ops._run_cpu(images, preset, **{**values, "content_hash": True, **options})
 
 
 def layouts(image: Tensor) -> dict[str, Tensor]:
@@ -275,7 +278,7 @@ def test_bad_arguments_are_named(
 
 
 @pytest.mark.parametrize("quantize", ["round", "truncate", None])
-@pytest.mark.parametrize("run_on", [ops._run_cpu, ops._run_torch])
+@pytest.mark.parametrize("run_on", [image_ops._run_cpu, resize_normalize_torch])
 def test_values_that_are_no_image_are_errors(run_on: Any, quantize: str | None) -> None:
     def call(image: Tensor, low: float, high: float) -> None:
         good = torch.zeros(3, 900, 900)
@@ -345,12 +348,12 @@ def test_torch_implementation_for_other_devices(preset: str) -> None:
     images = [noise(30, 50), edges(400, 20), noise(30, 50), noise(1, 1)]
     expected = run(images, preset)
     for channels_last in (True, False):
-        out, hashes = ops._run_torch(images, preset, 0.0, 1.0, "round", torch.float32, channels_last, True)
+        out, hashes = resize_normalize_torch(images, preset, 0.0, 1.0, "round", torch.float32, channels_last, True)
         assert_close(out, expected[0], "resize/twin")
         assert torch.equal(hashes, expected[1])
     floats = [torch.rand(3, 30, 50) * 2 - 1]
     for quantize in ("round", "truncate", ""):
-        out, _ = ops._run_torch(floats, preset, -1.0, 1.0, quantize, torch.float32, True, False)
+        out, _ = resize_normalize_torch(floats, preset, -1.0, 1.0, quantize, torch.float32, True, False)
         assert_close(out, run(floats, preset, low=-1.0, high=1.0, quantize=quantize)[0], "resize/twin")
 
 
@@ -387,7 +390,7 @@ class _ThreadsInWorker(Dataset):
 
     def __getitem__(self, index: int) -> int:
         torch.set_num_threads(3)
-        return ops._num_threads()
+        return num_threads()
 
 
 def test_one_thread_inside_a_worker() -> None:
@@ -395,7 +398,7 @@ def test_one_thread_inside_a_worker() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        assert ops._num_threads() == 3
+        assert num_threads() == 3
     finally:
         torch.set_num_threads(before)
 
