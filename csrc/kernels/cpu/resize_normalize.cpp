@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/content_hash.h"
+#include "kernels/cpu/huge_pages.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace fidfast {
@@ -168,7 +169,7 @@ private:
             first_needed.push_back(int64_t(needed_.size()) - (needed_.back() + 1 - start));
         }
         const int64_t out_plane = params_.channels_last ? 0 : int64_t(kOut) * kOut;
-        const size_t out_size = params_.out_type == OutType::float32 ? 4 : 2;
+        const size_t out_size = size_of(params_.out_type);
         std::vector<const float*> rows(size_t(y_axis_->max_count));
         int64_t ready = 0;
         const int64_t num_needed = int64_t(needed_.size());
@@ -249,6 +250,7 @@ void resize_normalize(const ResizeNormalizeParams& params) {
             axis.weights32.assign(axis.weights.begin(), axis.weights.end());
         });
     }
+    if (params.out) advise_huge_pages(params.out, size_t(params.count) * 3 * kOut * kOut * size_of(params.out_type));
     const std::vector<Strip> strips = cut_into_strips(params);
     std::vector<std::atomic<uint64_t>> sums(size_t(2 * params.count));
     std::vector<std::atomic<bool>> unusable(size_t(params.count));

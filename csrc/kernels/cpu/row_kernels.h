@@ -1,6 +1,7 @@
 // The inner loops of resize_normalize and content_hash, on rows. One table of functions per instruction set.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/resample.h"
@@ -12,6 +13,8 @@ constexpr int kOutPadded = (kOut + 7) / 8 * 8;
 constexpr int kRowFloats = 3 * kOutPadded;   // a horizontally resized row: x, c interleaved, or planes kOutPadded apart
 
 enum class OutType { float32, bfloat16, float16 };
+
+static inline size_t size_of(OutType type) { return type == OutType::float32 ? 4 : 2; }
 
 // One image on the host; strides count elements.
 struct ImageView {
