@@ -6,6 +6,7 @@ Exit status: 0 success; 1 bad input or a failed evaluation; 2 wrong usage; 130 i
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -36,6 +37,9 @@ statistics file. A folder that is named like a command is written ./stats.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):  # the texts hold é, × and →: what an old encoding lacks is spelled out
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
+            stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     command, parser = _parser_for(arguments)
     options = parser.parse_args(arguments[1:] if command in _COMMANDS else arguments)
@@ -231,7 +235,9 @@ def _run_weights(options: argparse.Namespace) -> int:
     places = describe()
     for place, path, status in places:
         print(f"{status:<13} {place}{f': {path}' if path else ''}")
-    return 0 if any(status == "valid" for _, _, status in places) else 1
+    if places[0].path is not None:  # $FIDFAST_WEIGHTS comes first, valid or not
+        places = places[:1]
+    return 0 if any(place.status == "valid" for place in places) else 1
 
 
 def _run_doctor(options: argparse.Namespace) -> int:

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fidfast.moments import centre_rows
+from fidfast.moments import StatisticsError, centre_rows
 
 # Square roots of eigenvalues lose half of the digits of those near zero. Up to this bound on the error, relative to the
 # sum, they are taken; beyond it singular values are, which square nothing and take three times as long. At full rank
 # the true error is some thousand times smaller than the bound (1e-12 at condition 1e7); singular sets exceed it, and a
 # set against itself would be off by 2e-5 (docs/numerics.md 1).
 _ROOT_ERROR = 1e-9
+# Rounding of a float32 covariance makes negative eigenvalues of 1e-7 of the trace; past this share it is not rounding.
+_MOST_NEGATIVE = 0.1
 # The size at which a triangular product stops splitting: 512 is the fastest of 64 … 1024 at D = 2048, two cores.
 _BLOCK = 512
 
@@ -45,7 +47,12 @@ def covariance_factor(sigma: Tensor, source: str) -> Factor:
         return Factor(lower, "cholesky", float(diagonal.sum()))
     eigenvalues, vectors = torch.linalg.eigh(sigma)
     noise = noise_level(size, float(eigenvalues.abs().max()))
-    negative = float(-eigenvalues[eigenvalues < 0].sum())
+    negative, positive = float(-eigenvalues[eigenvalues < 0].sum()), float(eigenvalues[eigenvalues > 0].sum())
+    if negative > max(16 * noise, _MOST_NEGATIVE * positive):
+        raise StatisticsError(
+            f"{source}: expected a covariance (positive semidefinite), got a sigma whose negative eigenvalues sum to "
+            f"-{negative:.3g} and the positive ones to {positive:.3g}"
+        )
     if negative > 16 * noise:
         warnings.warn(
             f"{source}: sigma must be positive semidefinite, but its negative eigenvalues sum to -{negative:.3g} "

@@ -225,3 +225,17 @@ def test_output_that_cannot_be_written_is_an_error(tmp_path):
         run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1].startswith("fidfast: error: ") and "Exception ignored" not in run.stderr
+
+
+def test_weights_named_by_the_environment_must_be_there(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("FIDFAST_WEIGHTS", str(tmp_path / "nowhere.pth"))
+    status, out, _ = run(capsys, "weights")
+    assert status == 1 and "nowhere.pth" in out
+
+
+def test_help_on_a_terminal_that_only_knows_ascii():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "fidfast", "--help"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "usage: fidfast" in done.stdout, done.stderr

@@ -306,3 +306,8 @@ def test_rows_factor_reproduces_the_covariance() -> None:
     assert factor.matrix.shape == (96, 49)
     torch.testing.assert_close(factor.matrix @ factor.matrix.T, torch.cov(features.double().T), rtol=0, atol=1e-12)
     assert factor.trace == pytest.approx(float(torch.cov(features.double().T).trace()))
+
+
+def test_a_matrix_that_is_no_covariance_is_refused() -> None:
+    with pytest.raises(StatisticsError, match=r"sigma2: expected a covariance.*negative eigenvalues sum to -8"):
+        frechet_distance(np.zeros(8), np.eye(8), np.zeros(8), -np.eye(8))

@@ -5,12 +5,14 @@ Thousands of images, n above 2048 and full rank are `benchmarks/parity.py`'s bus
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,7 @@ def peer_weights(weights_path: Path) -> Path:
     return ROOT / "build" / "benchmarks" / "torch-home"
 
 
+@functools.cache
 def image_sets(kind: str, count: int, size: int) -> tuple[str, str]:
     """Two folders of `count` images; size 0 mixes sizes from 32 to 512."""
     form = "png" if kind == "icons" else "jpeg"
@@ -68,37 +71,50 @@ def assert_same_fid(got: float, theirs: float, label: str) -> None:
     assert abs(got - theirs) <= allowed, f"{label}: the tool says {theirs}, we say {got}; allowed ±{allowed:.2g}"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def inputs(kind: str, feature_dim: int) -> tuple[tuple[str, str], int]:
+    """Two folders and a batch size. More images than 64 features give covariances of full rank; images of mixed sizes
+    go one at a time, since pytorch-fid and torch-fidelity cannot batch them."""
+    return (image_sets(kind, 72, 64), 24) if feature_dim == 64 else (image_sets(kind, 14, 0), 1)
+
+
+@pytest.fixture(scope="module")
+def fid_of_tool(peer_weights: Path) -> Callable[[str], dict[tuple[str, int], float]]:
+    """FID by (kind, feature_dim) from the tool itself: one process for all, since each start costs seconds."""
+
+    @functools.cache
+    def run(tool: str) -> dict[tuple[str, int], float]:
+        cases = [(kind, dim) for kind in KINDS for dim in TOOLS[tool][2]]
+        requests = [
+            {"real": sets[0], "generated": sets[1], "feature_dim": dim, "batch_size": batch}
+            for dim, (sets, batch) in ((dim, inputs(kind, dim)) for kind, dim in cases)
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.peer_runs", "fid", tool, json.dumps(requests)],
+            cwd=ROOT,
+            env={**os.environ, "TORCH_HOME": str(peer_weights)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=900,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return dict(zip(cases, json.loads(done.stdout.splitlines()[-1])["fid"], strict=True))
+
+    return run
+
+
 @pytest.mark.parametrize("tool", TOOLS)
-def test_same_fid_as_the_tool(tool: str, kind: str, peer_weights: Path) -> None:
+def test_same_fid_as_the_tool(tool: str, fid_of_tool: Callable[[str], dict[tuple[str, int], float]]) -> None:
     skip_unless_importable(tool)
-    _, preset, feature_dims = TOOLS[tool]
-    few = image_sets(kind, 22, 0)
-    more = image_sets(kind, 80, 64)  # more images than 64 features: both covariances have full rank
-    # Images of mixed sizes go one at a time: pytorch-fid and torch-fidelity cannot batch them.
-    runs = [(few if dim > 64 else more, dim, 1 if dim > 64 else 16) for dim in feature_dims]
-    requests = [
-        {"real": sets[0], "generated": sets[1], "feature_dim": dim, "batch_size": batch} for sets, dim, batch in runs
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.peer_runs", "fid", tool, json.dumps(requests)],
-        cwd=ROOT,
-        env={**os.environ, "TORCH_HOME": str(peer_weights)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    theirs = json.loads(done.stdout.splitlines()[-1])["fid"]
-    for (sets, dim, _), value in zip(runs, theirs, strict=True):
-        ours = fidfast.compute_fid(*sets, preset=preset, feature_dim=dim, progress=False)
-        assert_same_fid(float(ours), value, f"{tool}, {kind}, feature_dim {dim}")
+    for (kind, dim), theirs in fid_of_tool(tool).items():
+        sets, _ = inputs(kind, dim)
+        ours = fidfast.compute_fid(*sets, preset=TOOLS[tool][1], feature_dim=dim, progress=False)
+        assert_same_fid(float(ours), theirs, f"{tool}, {kind}, feature_dim {dim}")
 
 
 def test_same_number_from_the_two_commands(peer_weights: Path) -> None:
     skip_unless_importable("pytorch-fid")
-    folders = image_sets("photographs", 80, 64)
+    folders = image_sets("photographs", 72, 64)
     environment = {**os.environ, "TORCH_HOME": str(peer_weights)}
     printed = [
         subprocess.run(
