@@ -1,5 +1,5 @@
 // Fresh memory costs a page fault for every 4 KiB that is written: more time than the resize of the image in it. Where
-// the system allows it ("madvise" or "always" in /sys/kernel/mm/transparent_hugepage/enabled), pages of 2 MiB save most.
+// the system allows it ("madvise" or "always" in /sys/kernel/mm/transparent_hugepage/enabled), 2 MiB pages save most.
 #pragma once
 
 #include <cstddef>
