@@ -116,6 +116,22 @@ def parity(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def precisions(result: dict[str, Any]) -> list[str]:
+    rate = result["images_per_second"]
+    rows = []
+    for name in list(rate)[1:]:
+        own = {row["kind"]: row for row in result["rows"] if row["precision"] == name}
+        both = ", ".join(f"{kind} {row['shift']:+.2%}" for kind, row in own.items())
+        one = ", ".join(f"{kind} {row['shift_against_fp32_reference']:+.2%}" for kind, row in own.items())
+        rows.append([f"`{name}`", f"{rate[name] / rate['fp32']:.1f}×", both, one])
+    return [
+        "",
+        f"What a lower precision of the network gains and how far it moves FID, n = {result['images_per_side']}:",
+        "",
+        *table(["precision", "network faster by", "both sides in it", "reference in float32"], rows),
+    ]
+
+
 def chart(result: dict[str, Any]) -> None:
     import matplotlib
 
@@ -145,6 +161,8 @@ def section() -> str:
         lines += ["", "![Wall time of the whole command](docs/benchmarks.svg)"]
     lines += parts({name: load(name) for name in ("resize", "covariance", "frechet", "network")})
     lines += parity(checked) if checked is not None else []
+    measured = load("precision")
+    lines += precisions(measured) if measured is not None else []
     lines += ["", "How these were measured: [benchmarks/README.md](benchmarks/README.md)."] if lines else []
     return "\n".join(lines)
 
