@@ -48,7 +48,7 @@ class Convolution(nn.Module):
         self._packed: Tensor | None = None  # the weight in oneDNN's own layout
 
     def prepare_winograd(self) -> bool:
-        """Transform the weight of a 3×3 convolution of stride 1 once; False where there is no kernel for it."""
+        """Transform the weight of a convolution of stride 1 once; False where there is no kernel for it."""
         if self.stride == (1, 1):
             self._winograd = ops.winograd_weight(self.weight)
         return self._winograd is not None
@@ -61,7 +61,8 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor, relu: bool = True) -> Tensor:  # (N, I, H, W) -> (N, O, H', W')
         if self._winograd is not None:
-            return torch.ops.fidfast.winograd_conv_relu(x, self._winograd, self.bias, self.padding[0])
+            taps = self.weight.shape[2:]
+            return torch.ops.fidfast.winograd_conv_relu(x, self._winograd, self.bias, taps, self.padding)
         if self._packed is not None:
             return torch.ops.mkldnn._convolution_pointwise(
                 x, self._packed, self.bias, self.padding, self.stride, (1, 1), 1, "relu" if relu else "none", [], ""
@@ -241,7 +242,7 @@ class Inception(nn.Module):
         if weight.device.type != "cpu":
             return []
         rest = [convolution for convolution in convolutions if not convolution.prepare_winograd()]
-        names = ["Winograd 3x3 convolution + ReLU"] if len(rest) < len(convolutions) else []
+        names = ["Winograd convolution + ReLU"] if len(rest) < len(convolutions) else []
         if onednn and _has_onednn_pointwise():
             hooks = [module.register_forward_pre_hook(partial(_prepack, chunk_size=chunk_size)) for module in rest]
             x = torch.zeros(1, 3, 299, 299, dtype=weight.dtype, device=weight.device)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from fidfast import _cpu, ops, weights
 from fidfast.inception import FEATURE_DIMS, Convolution, Inception, fold_batch_norm
 
-LEVELS = [level for level in ("avx2", "avx512") if _cpu.winograd_panel(level)]
+LEVELS = [level for level in ("avx2", "avx512") if _cpu.winograd_scheme(3, 3, level)]
 
 
 def random_state() -> dict[str, Tensor]:
@@ -239,7 +239,7 @@ def test_each_kernel_is_really_used(state: dict[str, Tensor]) -> None:
     close(fast(x), plain(x), "network/winograd")
     assert not torch.equal(fast(x), plain(x))
     assert not Convolution(state, "Mixed_6a.branch3x3", stride=2, same=False).prepare_winograd()
-    assert not Convolution(state, "Mixed_5b.branch5x5_2").prepare_winograd()
+    assert not Convolution(state, "Mixed_5b.branch5x5_1").prepare_winograd()
 
 
 # The Winograd op
@@ -247,33 +247,45 @@ def test_each_kernel_is_really_used(state: dict[str, Tensor]) -> None:
 
 @pytest.mark.skipif(not LEVELS, reason="no AVX2: conv2d does it")
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("taps", [(3, 3), (5, 5), (1, 3), (3, 1), (1, 7), (7, 1)])
 @pytest.mark.parametrize(
-    ("n", "c", "k", "h", "w", "padding"),
-    [(1, 16, 32, 3, 3, 0), (1, 16, 32, 1, 1, 1), (2, 48, 64, 4, 9, 1), (3, 80, 96, 17, 6, 0), (0, 16, 32, 5, 5, 1)],
+    ("n", "c", "k", "h", "w", "same"),
+    [(1, 16, 32, 7, 7, False), (1, 16, 32, 1, 1, True), (2, 48, 64, 4, 9, True), (3, 80, 96, 17, 8, False)],
 )
-def test_winograd_equals_the_convolution(level: str, n: int, c: int, k: int, h: int, w: int, padding: int) -> None:
-    x, weight, bias = torch.randn(n, c, h, w), torch.randn(k, c, 3, 3) / (9 * c) ** 0.5, torch.randn(k)
+def test_winograd_equals_the_convolution(
+    level: str, taps: tuple[int, int], n: int, c: int, k: int, h: int, w: int, same: bool
+) -> None:
+    padding = (taps[0] // 2, taps[1] // 2) if same else (0, 0)
+    x, weight, bias = torch.randn(n, c, h, w), torch.randn(k, c, *taps) / (taps[0] * taps[1] * c) ** 0.5, torch.randn(k)
     expected = functional.conv2d(x.double(), weight.double(), bias.double(), 1, padding).relu()
     prepared = ops.winograd_weight(weight, level)
     assert prepared is not None
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        out = ops.winograd_conv_relu(x.contiguous(memory_format=memory_format), prepared, bias, padding, level)
+        out = ops.winograd_conv_relu(x.contiguous(memory_format=memory_format), prepared, bias, taps, padding, level)
         assert out.shape == expected.shape
-        if n:
-            close(out, expected, "network/winograd")
+        close(out, expected, "network/winograd")
 
 
 @pytest.mark.skipif(not LEVELS, reason="no AVX2: conv2d does it")
-def test_winograd_does_not_depend_on_batch_or_threads() -> None:
-    x, weight, bias = torch.randn(7, 32, 35, 35), torch.randn(64, 32, 3, 3), torch.randn(64)
-    prepared = ops.winograd_weight(weight)
-    together = torch.ops.fidfast.winograd_conv_relu(x, prepared, bias, 1)
-    single = [torch.ops.fidfast.winograd_conv_relu(image[None], prepared, bias, 1) for image in x]
-    assert torch.equal(together, torch.cat(single))
+def test_winograd_of_no_images() -> None:
+    prepared = ops.winograd_weight(torch.randn(32, 16, 1, 7))
+    out = torch.ops.fidfast.winograd_conv_relu(torch.randn(0, 16, 5, 5), prepared, torch.randn(32), (1, 7), (0, 3))
+    assert out.shape == (0, 32, 5, 5)
+
+
+@pytest.mark.skipif(not LEVELS, reason="no AVX2: conv2d does it")
+@pytest.mark.parametrize("taps", [(3, 3), (5, 5), (1, 7), (7, 1)])
+def test_winograd_does_not_depend_on_batch_or_threads(taps: tuple[int, int]) -> None:
+    x, weight, bias = torch.randn(7, 32, 35, 35), torch.randn(64, 32, *taps), torch.randn(64)
+    prepared, padding = ops.winograd_weight(weight), (taps[0] // 2, taps[1] // 2)
+    run = torch.ops.fidfast.winograd_conv_relu
+    together = run(x, prepared, bias, taps, padding)
+    assert torch.equal(together, torch.cat([run(image[None], prepared, bias, taps, padding) for image in x]))
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(1)
-        assert torch.equal(together, torch.ops.fidfast.winograd_conv_relu(x, prepared, bias, 1))
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            assert torch.equal(together, run(x, prepared, bias, taps, padding))
     finally:
         torch.set_num_threads(threads)
 
@@ -282,20 +294,22 @@ def test_winograd_does_not_depend_on_batch_or_threads() -> None:
 def test_winograd_passes_opcheck_and_refuses_wrong_shapes() -> None:
     x, weight, bias = torch.randn(2, 16, 8, 8), torch.randn(32, 16, 3, 3), torch.randn(32)
     prepared = ops.winograd_weight(weight)
-    torch.library.opcheck(torch.ops.fidfast.winograd_conv_relu.default, (x, prepared, bias, 1))
+    torch.library.opcheck(torch.ops.fidfast.winograd_conv_relu.default, (x, prepared, bias, (3, 3), (1, 1)))
     run = torch.ops.fidfast.winograd_conv_relu
     for arguments, message in [
-        ((x[:, :8], prepared, bias, 1), "multiples of 16"),
-        ((x, prepared[:, :9], bias, 1), "weight: expected shape"),
-        ((x.double(), prepared, bias, 1), "x: expected float32"),
-        ((x[:, :, :2, :2], prepared, bias, 0), "larger than the filter"),
+        ((x[:, :8], prepared, bias, (3, 3), (1, 1)), "multiples of 16"),
+        ((x, prepared[:, :9], bias, (3, 3), (1, 1)), "weight: expected shape"),
+        ((x, prepared, bias, (1, 7), (0, 3)), "weight: expected shape"),
+        ((x, prepared, bias, (2, 2), (1, 1)), "taps: no Winograd kernel"),
+        ((x.double(), prepared, bias, (3, 3), (1, 1)), "x: expected float32"),
+        ((x[:, :, :2, :2], prepared, bias, (3, 3), (0, 0)), "larger than the filter"),
     ]:
         with pytest.raises((ValueError, RuntimeError), match=message):
             run(*arguments)
 
 
 def test_winograd_weight_says_no() -> None:
-    for shape in ((32, 16, 1, 1), (33, 16, 3, 3), (32, 3, 3, 3), (32, 16, 5, 5)):
+    for shape in ((32, 16, 1, 1), (33, 16, 3, 3), (32, 3, 3, 3), (32, 16, 1, 5)):
         assert ops.winograd_weight(torch.randn(shape)) is None
     assert ops.winograd_weight(torch.randn(32, 16, 3, 3, dtype=torch.bfloat16)) is None
 

@@ -23,7 +23,7 @@ TOLERANCES: dict[str, Tolerance] = {
     "frechet/null": Tolerance(1e-9, 0.0, "one or two zero eigenvalues, too few for the route by singular values"),
     "frechet/gradient": Tolerance(1e-6, 1e-8, "fourth-order finite differences with a step of 1e-4"),
     "network/twin": Tolerance(0, 5e-6, "94 float32 layers against float64, of the largest feature"),
-    "network/winograd": Tolerance(0, 1e-5, "F(4x4, 3x3) rounds 5 times as much as the direct sum, of the largest"),
+    "network/winograd": Tolerance(0, 1e-5, "F(4x4, 3x3) rounds 5 times as much as the direct sum, F(4, 7) 16 times"),
     "network/known-fid": Tolerance(0, 2e-5, "float32 features, the value is known to five decimals"),
     "network/bf16": Tolerance(0, 3e-2, "8 bits of mantissa through the layers, of the largest feature"),
 }

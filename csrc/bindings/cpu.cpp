@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -110,36 +111,50 @@ std::vector<std::pair<int64_t, std::vector<double>>> taps(const std::string& pre
     return table;
 }
 
-// All tensors float32: x (N, H, W, C), weight (K / panel, 36, C, panel), bias (K,), out (N, H', W', K).
+// All tensors float32: x (N, H, W, C), weight (K / panel, points, C, panel), bias (K,), out (N, H', W', K).
 void winograd_conv_relu(const py::object& x, const py::object& weight, const py::object& bias, const py::object& out,
-                        int64_t padding, int threads, const std::string& simd) {
-    const WinogradKernel* kernel = winograd_kernel(simd.c_str());
-    if (!kernel) throw py::value_error("simd: no Winograd kernel for this CPU of level " + simd);
+                        std::array<int64_t, 2> taps, std::array<int64_t, 2> padding, int threads,
+                        const std::string& simd) {
+    const WinogradKernel* kernel = winograd_kernel(taps[0], taps[1], simd.c_str());
+    if (!kernel) throw py::value_error("taps: no Winograd kernel for this filter on this CPU, simd level " + simd);
     const TensorView xs(x, "x"), weights(weight, "weight"), biases(bias, "bias"), outs(out, "out");
     for (const TensorView* view : {&xs, &weights, &biases, &outs})
         if (view->dtype() != DType::float32) view->fail("float32", "another dtype");
     biases.expect_shape({-1});
     xs.expect_shape({-1, -1, -1, -1});
     const int64_t n = xs.size(0), h = xs.size(1), w = xs.size(2), c = xs.size(3), k = biases.size(0);
-    const int64_t grown = 2 * padding - 2;
-    if (padding < 0 || h + grown < 1 || w + grown < 1) xs.fail("an image larger than the filter", "a smaller one");
+    const int64_t out_h = h + 2 * padding[0] - taps[0] + 1, out_w = w + 2 * padding[1] - taps[1] + 1;
+    if (padding[0] < 0 || padding[1] < 0 || out_h < 1 || out_w < 1)
+        xs.fail("an image larger than the filter", "a smaller one");
     if (c < 1 || c % kWinogradChannels || k < 1 || k % kWinogradOutChannels)
         xs.fail("input channels in multiples of 16, output channels of 32",
                 std::to_string(c) + " and " + std::to_string(k));
-    weights.expect_shape({k / kernel->panel, kWinogradPoints, c, kernel->panel});
-    outs.expect_shape({n, h + grown, w + grown, k});
+    weights.expect_shape({k / kernel->panel, kernel->points_y * kernel->points_x, c, kernel->panel});
+    outs.expect_shape({n, out_h, out_w, k});
     for (const TensorView* view : {&xs, &weights, &outs}) view->expect_dense({0, 1, 2, 3});
     biases.expect_dense({0});
     WinogradParams params{};
     params.x = reinterpret_cast<const float*>(xs.data());
     params.n = n, params.h = h, params.w = w, params.c = c, params.k = k;
-    params.padding = padding;
+    params.padding_y = padding[0], params.padding_x = padding[1];
     params.weight = reinterpret_cast<const float*>(weights.data());
     params.bias = reinterpret_cast<const float*>(biases.data());
     params.out = reinterpret_cast<float*>(outs.data());
     params.threads = threads;
     py::gil_scoped_release release;
     winograd(*kernel, params);
+}
+
+// (channels of a panel, finite positive points of the first axis, of the second), or None without a kernel.
+py::object winograd_scheme(int64_t taps_y, int64_t taps_x, const std::string& simd) {
+    const WinogradKernel* kernel = winograd_kernel(taps_y, taps_x, simd.c_str());
+    if (!kernel) return py::none();
+    const auto positive = [](int points) -> std::vector<double> {
+        if (points == 6) return {kSixPoints, kSixPoints + 2};
+        if (points == 10) return {kTenPoints, kTenPoints + 4};
+        return {};
+    };
+    return py::make_tuple(kernel->panel, positive(kernel->points_y), positive(kernel->points_x));
 }
 
 std::vector<std::string> simd_levels() {
@@ -176,14 +191,8 @@ PYBIND11_MODULE(_cpu, m) {
                               py::make_tuple(list(0), list(1)));
     });
     m.def("winograd_conv_relu", &winograd_conv_relu, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("out"),
-          py::arg("padding"), py::arg("threads"), py::arg("simd") = "");
-    m.def(
-        "winograd_panel",
-        [](const std::string& simd) {
-            const WinogradKernel* kernel = winograd_kernel(simd.c_str());
-            return kernel ? kernel->panel : 0;
-        },
-        py::arg("simd") = "");
+          py::arg("taps"), py::arg("padding"), py::arg("threads"), py::arg("simd") = "");
+    m.def("winograd_scheme", &winograd_scheme, py::arg("taps_y"), py::arg("taps_x"), py::arg("simd") = "");
     m.def("simd_level", [] { return best_rows()->name; });
     m.def("simd_levels", &simd_levels);
 }

@@ -1,5 +1,6 @@
 #include "kernels/cpu/thread_pool.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 
 #include <atomic>
@@ -76,12 +77,30 @@ private:
     int started_ = 0, places_ = 0, active_ = 0;
 };
 
+using OpenMPParallel = void(void (*work)(void*), void* data, unsigned threads, unsigned flags);
+
 std::atomic<Pool*> pool{nullptr};
+std::atomic<bool> forked{false};
 std::once_flag fork_handler;
 
+// Of the OpenMP library that torch brought, if this process has one: its threads go on spinning for milliseconds after
+// every convolution of oneDNN, and would take the cores from a second pool.
+OpenMPParallel* openmp_parallel() {
+    static OpenMPParallel* const found = reinterpret_cast<OpenMPParallel*>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    return forked ? nullptr : found;
+}
+
+// The threads of the parent do not exist in the child, and its locks may be held for ever: the child starts anew.
+void watch_forks() {
+    std::call_once(fork_handler, [] {
+        pthread_atfork(nullptr, nullptr, [] {
+            pool.store(nullptr);
+            forked = true;
+        });
+    });
+}
+
 Pool& the_pool() {
-    // the threads of the parent do not exist in the child, and its locks may be held for ever: the child starts anew
-    std::call_once(fork_handler, [] { pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); }); });
     Pool* current = pool.load();
     if (!current) {
         Pool* fresh = new Pool;
@@ -98,7 +117,14 @@ void parallel_for(int64_t items, int threads, const std::function<void(int64_t)>
     job.body = &body;
     job.items = items;
     const int64_t helpers = (items < threads ? items : threads) - 1;
-    if (helpers <= 0 || !the_pool().run(job, int(helpers))) job.work();
+    const auto work = [](void* data) { static_cast<Job*>(data)->work(); };
+    watch_forks();
+    if (helpers <= 0)
+        job.work();
+    else if (OpenMPParallel* const parallel = openmp_parallel())
+        parallel(work, &job, unsigned(helpers + 1), 0);
+    else if (!the_pool().run(job, int(helpers)))
+        job.work();
     if (job.error) std::rethrow_exception(job.error);
 }
 

@@ -3,7 +3,7 @@
 #include "kernels/cpu/winograd_tiles.h"
 
 namespace fidfast {
-const WinogradKernel kAvx2Winograd = {"avx2", kPanel, &winograd_block};
+const WinogradKernels kAvx2Winograd = {kKernels, sizeof(kKernels) / sizeof(kKernels[0])};
 }
 
 #else
@@ -11,7 +11,7 @@ const WinogradKernel kAvx2Winograd = {"avx2", kPanel, &winograd_block};
 #include "kernels/cpu/winograd.h"
 
 namespace fidfast {
-const WinogradKernel kAvx2Winograd = {"avx2", 0, nullptr};
+const WinogradKernels kAvx2Winograd = {nullptr, 0};
 }
 
 #endif
