@@ -81,7 +81,6 @@ using OpenMPParallel = void(void (*work)(void*), void* data, unsigned threads, u
 
 std::atomic<Pool*> pool{nullptr};
 std::atomic<bool> forked{false};
-std::once_flag fork_handler;
 
 // Of the OpenMP library that torch brought, if this process has one: its threads go on spinning for milliseconds after
 // every convolution of oneDNN, and would take the cores from a second pool.
@@ -90,15 +89,12 @@ OpenMPParallel* openmp_parallel() {
     return forked ? nullptr : found;
 }
 
-// The threads of the parent do not exist in the child, and its locks may be held for ever: the child starts anew.
-void watch_forks() {
-    std::call_once(fork_handler, [] {
-        pthread_atfork(nullptr, nullptr, [] {
-            pool.store(nullptr);
-            forked = true;
-        });
-    });
-}
+// The threads of the parent do not exist in the child, and its locks may be held for ever: the child starts anew. Said
+// when the module loads: a fork before the first call here finds torch's threads already started.
+[[maybe_unused]] const int watching = pthread_atfork(nullptr, nullptr, [] {
+    pool.store(nullptr);
+    forked = true;
+});
 
 Pool& the_pool() {
     Pool* current = pool.load();
@@ -118,7 +114,6 @@ void parallel_for(int64_t items, int threads, const std::function<void(int64_t)>
     job.items = items;
     const int64_t helpers = (items < threads ? items : threads) - 1;
     const auto work = [](void* data) { static_cast<Job*>(data)->work(); };
-    watch_forks();
     if (helpers <= 0)
         job.work();
     else if (OpenMPParallel* const parallel = openmp_parallel())
