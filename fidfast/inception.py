@@ -247,6 +247,7 @@ class Inception(nn.Module):
         weight = convolutions[0].weight
         if weight.device.type != "cpu":
             return []
+        self._stem_in_parts = True
         rest = [convolution for convolution in convolutions if not convolution.prepare_winograd()]
         names = ["Winograd convolution + ReLU"] if len(rest) < len(convolutions) else []
         if onednn and _has_onednn_pointwise():
@@ -255,7 +256,6 @@ class Inception(nn.Module):
             self(x.contiguous(memory_format=torch.channels_last))
             for hook in hooks:
                 hook.remove()
-            self._stem_in_parts = True
             names.append("oneDNN convolution + ReLU, prepacked")
         return names
 
