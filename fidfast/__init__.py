@@ -18,6 +18,8 @@ _HOMES = {
     "FeatureStatistics": "fidfast.statistics",
     "StatisticsError": "fidfast.statistics",
     "frechet_distance": "fidfast.frechet",
+    "FrechetBracket": "fidfast.polar_distance",
+    "matrix_sqrt": "fidfast.square_root",
     "FeatureExtractor": "fidfast.features",
     "PRESETS": "fidfast.preprocessing",
     "Preset": "fidfast.preprocessing",
@@ -32,6 +34,7 @@ __all__ = [
     "FeatureExtractor",
     "FeatureStatistics",
     "FidfastWarning",
+    "FrechetBracket",
     "ImagesError",
     "Preset",
     "StatisticsError",
@@ -39,6 +42,7 @@ __all__ = [
     "compute_fid",
     "compute_statistics",
     "frechet_distance",
+    "matrix_sqrt",
     "preprocess",
 ]
 
@@ -47,8 +51,10 @@ if TYPE_CHECKING:
     from fidfast.features import FeatureExtractor
     from fidfast.frechet import frechet_distance
     from fidfast.images import ImagesError
+    from fidfast.polar_distance import FrechetBracket
     from fidfast.preprocessing import PRESETS, Preset, preprocess
     from fidfast.result import FIDResult
+    from fidfast.square_root import matrix_sqrt
     from fidfast.statistics import FeatureStatistics, StatisticsError
     from fidfast.weights import WeightsError
 

@@ -332,6 +332,7 @@ def _result(real: _Side, generated: _Side, extractor: Extractor | None, seconds:
         precision=metadata.precision,
         device=str(extractor.device) if extractor is not None else "cpu",
         route=term.route,
+        error_bound=term.error_bound,
         duplicates=duplicates,
         kernels={**ops.kernels(), **(extractor.kernels if extractor is not None else {})},
         seconds=seconds,

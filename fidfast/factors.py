@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,7 +27,17 @@ class Factor:
 
     matrix: Tensor  # (D, r) float64
     kind: str  # "cholesky" (lower triangular), "eigh" (clipped eigenvectors) or "rows" (centred features)
-    trace: float
+    trace: Tensor  # () float64, where the matrix is
+    _copies: dict[torch.device, Factor] = field(default_factory=dict, repr=False, compare=False)
+
+    def on(self, device: torch.device) -> Factor:
+        """This factor on ``device``; a copy made for that is kept as long as the factor is."""
+        if device == self.matrix.device:
+            return self
+        if device not in self._copies:
+            moved = replace(self, matrix=self.matrix.to(device), trace=self.trace.to(device), _copies={})
+            self._copies[device] = moved
+        return self._copies[device]
 
 
 def noise_level(size: int, largest: float) -> float:
@@ -40,27 +50,51 @@ def covariance_factor(sigma: Tensor, source: str) -> Factor:
 
     Negative eigenvalues beyond rounding are clipped with a warning that names ``source`` and their sum.
     """
-    size = sigma.shape[0]
-    diagonal = sigma.diagonal()
-    lower, info = torch.linalg.cholesky_ex(sigma)
-    if int(info) == 0 and float(lower.diagonal().min()) ** 2 > noise_level(size, float(diagonal.max())):
-        return Factor(lower, "cholesky", float(diagonal.sum()))
+    factor, failed = cholesky_factor(sigma)
+    if not bool(failed):
+        return factor
+    eigenvalues, vectors = clipped_eigh(sigma, source)
+    return Factor(vectors * eigenvalues.sqrt(), "eigh", eigenvalues.sum())
+
+
+def clipped_eigh(sigma: Tensor, source: str) -> tuple[Tensor, Tensor]:
+    """The eigenvalues (r,) of a symmetric sigma (D, D) above rounding noise, ascending, and their vectors (D, r).
+
+    Negative eigenvalues beyond rounding are dropped with a warning that names ``source`` and their sum.
+    """
     eigenvalues, vectors = torch.linalg.eigh(sigma)
-    noise = noise_level(size, float(eigenvalues.abs().max()))
+    noise = noise_level(sigma.shape[0], float(eigenvalues.abs().max()))
     negative, positive = float(-eigenvalues[eigenvalues < 0].sum()), float(eigenvalues[eigenvalues > 0].sum())
     if negative > max(16 * noise, _MOST_NEGATIVE * positive):
         raise StatisticsError(
-            f"{source}: expected a covariance (positive semidefinite), got a sigma whose negative eigenvalues sum to "
+            f"{source}: expected a covariance (positive semidefinite), got a matrix whose negative eigenvalues sum to "
             f"-{negative:.3g} and the positive ones to {positive:.3g}"
         )
     if negative > 16 * noise:
         warnings.warn(
-            f"{source}: sigma must be positive semidefinite, but its negative eigenvalues sum to -{negative:.3g} "
+            f"{source}: expected a positive semidefinite matrix, but its negative eigenvalues sum to -{negative:.3g} "
             f"(smallest {float(eigenvalues[0]):.3g}, largest {float(eigenvalues[-1]):.3g}); they are taken as 0",
             stacklevel=2,
         )
     kept = eigenvalues > noise
-    return Factor(vectors[:, kept] * eigenvalues[kept].sqrt(), "eigh", float(eigenvalues[kept].sum()))
+    return eigenvalues[kept], vectors[:, kept]
+
+
+def cholesky_factor(sigma: Tensor) -> tuple[Factor, Tensor]:
+    """Cholesky of sigma (D, D) float64, and whether it failed: a pivot was not positive, or only rounding noise.
+
+    That is a () bool tensor, so that nothing here waits for a device; a factor that failed holds no square root.
+    """
+    diagonal = sigma.diagonal()
+    lower, info = torch.linalg.cholesky_ex(sigma)
+    noise = sigma.shape[0] * torch.finfo(torch.float64).eps * diagonal.max()
+    held = (info == 0) & (lower.diagonal().min().square() > noise)
+    return Factor(lower, "cholesky", diagonal.sum()), ~held
+
+
+def kinds(first: Factor, second: Factor) -> str:
+    """What a route calls the two: "cholesky", "rows × cholesky" ..."""
+    return first.kind if first.kind == second.kind else f"{first.kind} × {second.kind}"
 
 
 def rows_factor(rows: Tensor) -> Factor:
@@ -73,7 +107,7 @@ def rows_factor(rows: Tensor) -> Factor:
     reduced = centred[1:]
     reduced += centred[0] / (count**0.5 - 1)
     reduced /= (count - 1) ** 0.5
-    return Factor(reduced.T, "rows", float(torch.linalg.vector_norm(reduced)) ** 2)
+    return Factor(reduced.T, "rows", torch.linalg.vector_norm(reduced).square())
 
 
 def times_factor(a: Tensor, factor: Factor) -> Tensor:
@@ -124,7 +158,12 @@ def nuclear_norm(m: Tensor) -> tuple[float, str]:
     total = sum_of_roots(torch.linalg.eigvalsh(gram(m if m.shape[0] <= m.shape[1] else m.T)))
     if total is not None:
         return total, "eigvalsh"
-    return float(torch.linalg.svdvals(m).sum()), "svdvals"
+    return singular_sum(m), "svdvals"
+
+
+def singular_sum(m: Tensor) -> float:
+    """The sum of the singular values of M, by LAPACK on the CPU: what every other route can fall back to."""
+    return float(torch.linalg.svdvals(m.cpu()).sum())
 
 
 def _times_lower(a: Tensor, lower: Tensor, out: Tensor) -> None:

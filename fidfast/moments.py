@@ -34,8 +34,12 @@ class Sums:
         return Sums(self.count, *(tensor.to(device, copy=True) for tensor in tensors))
 
 
-def check_moments(mu: Any, sigma: Any, mu_name: str = "mu", sigma_name: str = "sigma") -> tuple[Tensor, Tensor]:
+def check_moments(
+    mu: Any, sigma: Any, mu_name: str = "mu", sigma_name: str = "sigma", *, values: bool = True
+) -> tuple[Tensor, Tensor]:
     """A mean (D,) and covariance (D, D) as float64 tensors on their own device: finite, symmetric, of one size.
+
+    ``values=False`` looks at types and shapes only, so that it never waits for a device.
 
     Raises:
         StatisticsError: naming the argument, what was expected and what came.
@@ -47,29 +51,52 @@ def check_moments(mu: Any, sigma: Any, mu_name: str = "mu", sigma_name: str = "s
     if covariance.shape != (size, size):
         expected = f"expected shape ({size}, {size}) to go with {mu_name} ({size},)"
         raise StatisticsError(f"{sigma_name}: {expected}, got {tuple(covariance.shape)}")
-    for name, value in ((mu_name, mean), (sigma_name, covariance)):
-        finite = torch.isfinite(value)
-        if not bool(finite.all()):
-            bad = torch.nonzero(~finite)
-            place = tuple(bad[0].tolist())
-            raise StatisticsError(
-                f"{name}: expected finite numbers, got {len(bad)} that are not, "
-                f"the first {float(value[place])} at {place}"
-            )
-        largest = float(value.detach().abs().max())
-        if largest > _LARGEST:
-            raise StatisticsError(
-                f"{name}: expected numbers below {_LARGEST:.0e}, or the distance overflows, got {largest:.3g}"
-            )
-    if not torch.equal(covariance, covariance.T):
-        skew = float((covariance - covariance.T).detach().abs().max())
-        if skew > _SYMMETRY * largest:
-            raise StatisticsError(
-                f"{sigma_name}: expected a symmetric matrix, got one that differs from its transpose by {skew:.3g} "
-                f"(largest entry {largest:.3g})"
-            )
-        covariance = (covariance + covariance.T) / 2
-    return mean, covariance
+    if not values:
+        return mean, symmetric(covariance)
+    _check_values(mean, mu_name)
+    return mean, _check_symmetric(covariance, sigma_name)
+
+
+def check_symmetric(a: Any, name: str) -> Tensor:  # (D, D)
+    """A symmetric matrix as a float64 tensor on its own device: finite, of at least one row.
+
+    Raises:
+        StatisticsError: naming the argument, what was expected and what came.
+    """
+    matrix = _real_tensor(a, name)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
+        raise StatisticsError(f"{name}: expected a square matrix, got shape {tuple(matrix.shape)}")
+    return _check_symmetric(matrix, name)
+
+
+def _check_values(value: Tensor, name: str) -> float:
+    """Finite and not too large; the largest."""
+    finite = torch.isfinite(value)
+    if not bool(finite.all()):
+        bad = torch.nonzero(~finite)
+        place = tuple(bad[0].tolist())
+        raise StatisticsError(
+            f"{name}: expected finite numbers, got {len(bad)} that are not, the first {float(value[place])} at {place}"
+        )
+    largest = float(value.detach().abs().max())
+    if largest > _LARGEST:
+        raise StatisticsError(
+            f"{name}: expected numbers below {_LARGEST:.0e}, or the distance overflows, got {largest:.3g}"
+        )
+    return largest
+
+
+def _check_symmetric(matrix: Tensor, name: str) -> Tensor:
+    largest = _check_values(matrix, name)
+    if torch.equal(matrix, matrix.T):
+        return matrix
+    skew = float((matrix - matrix.T).detach().abs().max())
+    if skew > _SYMMETRY * largest:
+        raise StatisticsError(
+            f"{name}: expected a symmetric matrix, got one that differs from its transpose by {skew:.3g} "
+            f"(largest entry {largest:.3g})"
+        )
+    return symmetric(matrix)
 
 
 def as_tensor(value: Tensor | np.ndarray) -> Tensor:

@@ -50,6 +50,13 @@ def network_switches(device: torch.device, *, tf32: bool = False) -> Iterator[No
 
 
 @contextlib.contextmanager
+def strict_float32(device: torch.device) -> Iterator[None]:
+    """Float32 products in float32 on `device`: TF32, its like and autocast off; restored at exit."""
+    with torch.autocast(device.type, enabled=False), _float32_precision(tf32=False):
+        yield
+
+
+@contextlib.contextmanager
 def _float32_precision(tf32: bool) -> Iterator[None]:
     if not hasattr(torch.backends, "fp32_precision"):
         with _float32_precision_before_2_9(tf32):

@@ -223,3 +223,16 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
     root = np.asarray(scipy.linalg.sqrtm(np.asarray(sigma1) @ np.asarray(sigma2))).real
     apart = np.asarray(mu1) - np.asarray(mu2)
     return float(apart @ apart + np.trace(sigma1) + np.trace(sigma2) - 2 * np.trace(root))
+
+
+def polar(m: Tensor) -> Tensor:  # (m, r) float64, m ≥ r, of full rank
+    """The polar factor from singular vectors."""
+    left, _, right = torch.linalg.svd(m, full_matrices=False)
+    return left @ right
+
+
+def matrix_sqrt(a: np.ndarray) -> np.ndarray:
+    """scipy's Schur-based square root."""
+    import scipy.linalg
+
+    return np.asarray(scipy.linalg.sqrtm(np.asarray(a))).real

@@ -20,6 +20,8 @@ class FIDResult(float):
     ``precision``         of the network: fp32, tf32, fp16 or bf16; None with a custom feature extractor
     ``device``            where the network ran
     ``route``             how the Fréchet distance was computed (:mod:`fidfast.frechet`)
+    ``error_bound``       the arithmetic of the Fréchet distance is off by at most this, which a CUDA device certifies
+                          (docs/numerics.md 2); None on the CPU, where LAPACK gives no bound (about 1e-12 of the FID)
     ``duplicates``        side → number of images, number of different ones, largest multiplicity; and ``shared``: how
                           many generated images are also in the real set. Only sides that came as images are counted
     ``kernels``           stage → implementation that ran
@@ -39,6 +41,7 @@ class FIDResult(float):
     precision: str | None
     device: str
     route: str
+    error_bound: float | None
     duplicates: Mapping[str, Any]
     kernels: Mapping[str, str]
     seconds: Mapping[str, float]
@@ -47,8 +50,8 @@ class FIDResult(float):
     weights: str | None
 
     _FIELDS = (
-        "raw", "num_real", "num_generated", "preset", "feature_dim", "precision", "device", "route", "duplicates",
-        "kernels", "seconds", "notes", "skipped", "weights",
+        "raw", "num_real", "num_generated", "preset", "feature_dim", "precision", "device", "route", "error_bound",
+        "duplicates", "kernels", "seconds", "notes", "skipped", "weights",
     )  # fmt: skip
 
     def __new__(cls, fid: float, **fields: Any) -> FIDResult:

@@ -292,7 +292,7 @@ def test_triangular_products_skip_only_zeros(size: int) -> None:
     a = torch.randn(size, size, dtype=torch.float64, generator=generator)
     sigma = a @ a.T
     lower = torch.linalg.cholesky(sigma + torch.eye(size, dtype=torch.float64))
-    factor = factors.Factor(lower, "cholesky", 0.0)
+    factor = factors.Factor(lower, "cholesky", lower.square().sum())
     tolerance = 1e-12 * float(sigma.abs().max()) * size
     torch.testing.assert_close(factors.times_factor(a[: size // 2 + 1], factor), a[: size // 2 + 1] @ lower)
     found, expected = factors.congruence(sigma, factor), lower.T @ sigma @ lower
@@ -305,7 +305,7 @@ def test_rows_factor_reproduces_the_covariance() -> None:
     factor = factors.rows_factor(features)
     assert factor.matrix.shape == (96, 49)
     torch.testing.assert_close(factor.matrix @ factor.matrix.T, torch.cov(features.double().T), rtol=0, atol=1e-12)
-    assert factor.trace == pytest.approx(float(torch.cov(features.double().T).trace()))
+    assert float(factor.trace) == pytest.approx(float(torch.cov(features.double().T).trace()))
 
 
 def test_a_matrix_that_is_no_covariance_is_refused() -> None:

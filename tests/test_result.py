@@ -17,6 +17,7 @@ FIELDS = {
     "precision": "fp32",
     "device": "cpu",
     "route": "eigvalsh",
+    "error_bound": 1e-9,
     "duplicates": {"real": {"num_images": 10, "num_unique": 9, "largest_multiplicity": 2}, "shared": 1},
     "kernels": {"resize_normalize": "cpu scalar"},
     "seconds": {"network": 1.5},

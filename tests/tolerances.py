@@ -22,6 +22,14 @@ TOLERANCES: dict[str, Tolerance] = {
     "frechet/self": Tolerance(1e-11, 1e-9, "traces of about 10 cancel to rounding, for any n and repeated rows"),
     "frechet/null": Tolerance(1e-9, 0.0, "one or two zero eigenvalues, too few for the route by singular values"),
     "frechet/gradient": Tolerance(1e-6, 1e-8, "fourth-order finite differences with a step of 1e-4"),
+    "polar/schedule": Tolerance(
+        1e-7, 0.0, "a narrow interval's coefficients are ill-conditioned, their polynomial is not"
+    ),
+    "polar/flat": Tolerance(0, 1e-11, "what is left of 1 - p on [l, 1], cubed by the last step of the value"),
+    "polar/twin": Tolerance(0, 1e-10, "a factor whose singular values reach down to 1e-4: float64 rounding over that"),
+    "polar/float32": Tolerance(5e-9, 1e-9, "the square of a rotation by float32 rounding, before traces cancel"),
+    "sqrt/residual": Tolerance(1e-12, 0.0, "‖H² - A‖ against ‖A‖: float64 rounding of a product with itself"),
+    "sqrt/scipy": Tolerance(0, 1e-7, "√(1e-16 ‖A‖) is what rounding of A moves the root of a near-singular one"),
     "network/twin": Tolerance(0, 5e-6, "94 float32 layers against float64, of the largest feature"),
     "network/winograd": Tolerance(0, 1e-5, "F(4x4, 3x3) rounds 5 times as much as the direct sum, F(4, 7) 16 times"),
     "network/known-fid": Tolerance(0, 2e-5, "float32 features, the value is known to five decimals"),
