@@ -325,20 +325,14 @@ def test_without_sync_nothing_depends_on_a_value() -> None:
         assert lower <= expected <= upper
         assert status == CERTIFIED
     second.factor()
+    few = _statistics(_features(10, 24, 3))
     with NothingRead():
         bracket = statistics_distance(first, second, sync=False)
-        rows = statistics_distance(_statistics_unread(_features(10, 24, 3)), second, sync=False)
+        rows = statistics_distance(few, second, sync=False)
     assert float(bracket.value) == pytest.approx(expected, abs=_tolerance("frechet/exact", expected))
     assert int(rows.status) == CERTIFIED
     with pytest.raises(StatisticsError, match="sync: expected True for numpy"):
         frechet_distance(ZERO, np.eye(96), ZERO, np.eye(96), sync=False)  # type: ignore[call-overload]
-
-
-def _statistics_unread(features: Tensor) -> FeatureStatistics:
-    """Filling statistics reads whether the features are finite; that is not what is looked at here."""
-    mode = torch.utils._python_dispatch._disable_current_modes()
-    with mode:
-        return _statistics(features)
 
 
 def test_status_of_singular_and_of_broken_covariances() -> None:
@@ -452,6 +446,42 @@ def test_factors_are_copied_to_a_device_once() -> None:
     moved = factor.on(torch.device("meta"))
     assert moved.matrix.device.type == "meta"
     assert factor.on(torch.device("meta")) is moved
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("count", [30, 300], ids=["n below D", "n above D"])
+def test_cuda_distance_is_that_of_the_cpu(count: int) -> None:
+    first, second = _features(count, 96, 1), _features(400, 96, 2, 0.1)
+    expected = statistics_distance(_statistics(first), _statistics(second))
+    term = statistics_distance(_statistics(first.cuda()), _statistics(second))  # the reference may be elsewhere
+    assert "polar quintic" in term.route
+    assert abs(term.raw - expected.raw) <= term.error_bound < 1e-6
+    moments = [_statistics(rows.cuda()) for rows in (first, second)]
+    arguments = [value.clone().requires_grad_() for side in moments for value in (side.mu, side.sigma)]
+    host = [value.detach().cpu().requires_grad_() for value in arguments]
+    for values in (arguments, host):
+        frechet_distance(*values).backward()
+    for on_device, on_host in zip(arguments, host, strict=True):
+        torch.testing.assert_close(on_device.grad.cpu(), on_host.grad, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.cuda
+def test_cuda_graph_replays_the_distance() -> None:
+    moments = [value.cuda() for seed in (1, 2) for side in [_statistics(_features(300, 96, seed))]
+               for value in (side.mu, side.sigma)]  # fmt: skip
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        frechet_distance(*moments, sync=False)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        bracket = frechet_distance(*moments, sync=False)
+    moments[0].add_(0.5)
+    graph.replay()
+    expected = frechet_distance(*[value.cpu() for value in moments])
+    assert float(bracket.value) == pytest.approx(float(expected), abs=_tolerance("polar/float32", float(expected)))
+    assert int(bracket.status) == CERTIFIED
 
 
 def test_public_names() -> None:

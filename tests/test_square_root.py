@@ -69,3 +69,12 @@ def test_gradient(route: str) -> None:
     matrix_sqrt(singular).sum().backward()
     assert bool(torch.isfinite(singular.grad).all())
     assert float(singular.grad[0, 0]) == pytest.approx(0.25)
+
+
+@pytest.mark.cuda
+def test_cuda_root_is_by_the_polar_factor() -> None:
+    a = _covariance(torch.logspace(0, -8, 200, dtype=torch.float64), 1)
+    assert square_root._by_polar(a.cuda()) is not None
+    root = matrix_sqrt(a.cuda())
+    assert root.is_cuda
+    torch.testing.assert_close(root.cpu(), matrix_sqrt(a), rtol=0, atol=TOLERANCES["sqrt/scipy"].atol)
