@@ -28,14 +28,14 @@ def matrix_sqrt(a: Any) -> Tensor | np.ndarray:
 
     Args:
         a: (D, D) symmetric positive semidefinite, finite; negative eigenvalues are taken as 0, with a warning that
-            says how large they were.
+            says how large they were, up to a tenth of the positive ones.
 
     Returns:
         (D, D) float64, a tensor for a tensor and an array for an array. The gradient solves H X + X H = dH by the
         eigenvectors of H; where A is singular, it is the one inside its range.
 
     Raises:
-        StatisticsError: a is not square, not symmetric or not finite.
+        StatisticsError: a is not square, not symmetric, not finite or far from positive.
     """
     matrix = check_symmetric(a, "a")
     root = _MatrixSqrt.apply(matrix)

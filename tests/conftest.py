@@ -42,6 +42,15 @@ def _keep_random_state() -> Iterator[None]:
     random.setstate(python_state)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tests of small matrices, where threads that wait for each other take fifty times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def weights_path() -> Path:
     """The real FID Inception weights, as `fidfast weights install` leaves them."""

@@ -23,14 +23,7 @@ from fidfast.polar_distance import CERTIFIED, NOT_FINITE, UNFACTORED, WIDE, Rung
 from fidfast.quintic import QUINTIC, schedule
 from fidfast.statistics import FeatureStatistics, StatisticsError
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Matrices are small here: threads that wait for each other take fifty times as long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
