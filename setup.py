@@ -1,9 +1,16 @@
-"""Builds fidfast._cpu: pybind11 and ninja, no torch, no GPU; kernels are compiled once per instruction set."""
+"""Builds fidfast._cpu and, where nvcc is found, fidfast._cuda: pybind11 and ninja, no torch, no GPU.
+
+CXX, CXXFLAGS, MAX_JOBS        the C++ compiler, flags of your own, how many processes at a time
+FIDFAST_CUDA=0|1               leave _cuda out, or insist on it; by default it is built where nvcc is found
+CUDA_HOME, TORCH_CUDA_ARCH_LIST  where nvcc is, and for which devices: "8.0;9.0+PTX"
+FIDFAST_EMULATION=1|asan       also fidfast._cuda_emulated, for tests: the same kernels on the CPU
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -25,6 +32,13 @@ LEVEL_FLAGS = {
 }
 # -ffp-contract=off: the tap tables and Pillow's sums must round as the originals do.
 CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -pthread"
+# Emulated kernels run where they are built, so -march=native: it makes fma() an instruction.
+EMULATION_FLAGS = (
+    "-std=c++17 -O2 -g1 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -pthread -march=native "
+    "-Wno-unknown-pragmas -Wno-attributes -DFIDFAST_EMULATED"
+)
+SANITIZER_FLAGS = "-fsanitize=address -fno-omit-frame-pointer"
+OLDEST_NVCC = (12, 4)
 
 
 def find_compiler() -> str:
@@ -39,8 +53,74 @@ def find_compiler() -> str:
     )
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# nvcc
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def find_nvcc() -> tuple[str, tuple[int, int]] | None:
+    """(path, version) of the nvcc to use, or None: then _cuda is left out."""
+    wanted = os.environ.get("FIDFAST_CUDA", "")
+    if wanted not in ("", "0", "1"):
+        raise SystemExit(f"FIDFAST_CUDA: expected 0 or 1, got {wanted!r}")
+    if wanted == "0":
+        return None
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    places = [str(Path(home, "bin")) for home in homes if home] + [os.environ.get("PATH", ""), "/usr/local/cuda/bin"]
+    nvcc = next(filter(None, (shutil.which("nvcc", path=place) for place in places)), None)
+    if not nvcc:
+        if wanted:
+            raise SystemExit(
+                "FIDFAST_CUDA=1, but nvcc was not found in CUDA_HOME, on PATH or in /usr/local/cuda.\n"
+                "Install the CUDA toolkit 12.4 or later, or set CUDA_HOME to where it is.\n"
+                "Without FIDFAST_CUDA=1 fidfast builds for the CPU, and uses torch on a GPU."
+            )
+        return None
+    output = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"release (\d+)\.(\d+)", output)
+    version = (int(found[1]), int(found[2])) if found else (0, 0)
+    if version < OLDEST_NVCC:
+        what = f"{nvcc} is of CUDA {version[0]}.{version[1]}; fidfast's kernels need 12.4 or later"
+        if wanted:
+            raise SystemExit(f"FIDFAST_CUDA=1, but {what}.")
+        print(f"fidfast: {what}: building for the CPU only.", file=sys.stderr)
+        return None
+    return nvcc, version
+
+
+def cuda_architectures(version: tuple[int, int]) -> list[str]:
+    """Names as in TORCH_CUDA_ARCH_LIST, such as ["8.0", "9.0+PTX"]."""
+    listed = re.split(r"[;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip())
+    if listed != [""]:
+        for name in listed:
+            if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name):
+                raise SystemExit(f'TORCH_CUDA_ARCH_LIST: expected names such as "8.0;9.0a;9.0+PTX", got {name!r}')
+        return listed
+    names = ["8.0", "8.6", "8.9", "9.0"] + (["10.0", "12.0"] if version >= (12, 8) else [])
+    return [*names[:-1], names[-1] + "+PTX"]
+
+
+def gencode(names: list[str]) -> list[str]:
+    flags = []
+    for name in names:
+        arch = name.removesuffix("+PTX").replace(".", "")
+        flags.append(f"-gencode=arch=compute_{arch},code=sm_{arch}")
+        if name.endswith("+PTX"):
+            flags.append(f"-gencode=arch=compute_{arch},code=compute_{arch}")
+    return flags
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# ninja
+# ---------------------------------------------------------------------------------------------------------------------
+
+
 def ninja_path(path: Path) -> str:
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+def for_ninja(*flags: str) -> str:
+    return shlex.join(flags).replace("$", "$$")
 
 
 class NinjaBuild(build_ext):
@@ -50,39 +130,88 @@ class NinjaBuild(build_ext):
         if sys.platform == "win32":
             raise SystemExit("fidfast does not support Windows yet: use Linux, macOS or WSL.")
         self.compiler_command = find_compiler()
+        rules_of = {"_cpu": self.cpu_rules, "_cuda": self.cuda_rules, "_cuda_emulated": self.emulation_rules}
         for extension in self.extensions:
-            self.build_with_ninja(extension)
+            self.build_with_ninja(extension, rules_of[extension.name.rpartition(".")[2]]())
         if self.inplace:
             self.copy_extensions_to_source()
 
-    def build_with_ninja(self, extension: Extension) -> None:
-        build = Path(self.build_temp).absolute() / extension.name
-        build.mkdir(parents=True, exist_ok=True)
-        target = Path(self.build_lib).absolute() / self.get_ext_filename(extension.name)
-        include = shlex.join([f"-I{ROOT / 'csrc'}", "-isystem", pybind11.get_include(), "-isystem", PYTHON_INCLUDE])
+    def includes(self, *folders: Path) -> str:
+        system = ["-isystem", pybind11.get_include(), "-isystem", PYTHON_INCLUDE]
+        return for_ninja(f"-I{ROOT / 'csrc'}", *(f"-I{folder}" for folder in folders), *system)
+
+    def cpp_rules(self, flags: str, includes: str, link: str = "") -> list[str]:
         shared = "-bundle -undefined dynamic_lookup" if sys.platform == "darwin" else "-shared"
-        compile_command = (
-            f"{self.compiler_command} {CXX_FLAGS} {os.environ.get('CXXFLAGS', '')} {include.replace('$', '$$')}"
-        )
-        rules = [
-            f"rule cpp\n  command = {compile_command} $level -MMD -MF $out.d -c $in -o $out",
+        cxx = f"{self.compiler_command} {flags} {os.environ.get('CXXFLAGS', '')} {includes}"
+        return [
+            f"rule cpp\n  command = {cxx} $level -MMD -MF $out.d -c $in -o $out",
             "  depfile = $out.d\n  deps = gcc\n  description = compile $in",
-            f"rule link\n  command = {self.compiler_command} {shared} -pthread $in -o $out\n  description = link $out",
+            f"rule cu\n  command = {cxx} -x c++ -MMD -MF $out.d -c $in -o $out",
+            "  depfile = $out.d\n  deps = gcc\n  description = compile $in for emulation",
+            f"rule link\n  command = {self.compiler_command} {shared} -pthread {link} $in -o $out",
+            "  description = link $out",
         ]
+
+    def cpu_rules(self) -> list[str]:
+        return self.cpp_rules(CXX_FLAGS, self.includes())
+
+    def emulation_rules(self) -> list[str]:
+        sanitizer = SANITIZER_FLAGS if os.environ["FIDFAST_EMULATION"] == "asan" else ""
+        flags = f"{EMULATION_FLAGS} {sanitizer}"
+        return self.cpp_rules(flags, self.includes(ROOT / "csrc/emulation"), link=sanitizer)
+
+    def cuda_rules(self) -> list[str]:
+        """nvcc compiles and links everything: it knows where its own headers and libraries are."""
+        assert NVCC
+        nvcc, version = NVCC
+        architectures = cuda_architectures(version)
+        threads = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+        host = f"-ccbin={shlex.split(self.compiler_command)[0]}" if os.environ.get("CXX") else ""
+        common = f"{nvcc} {host} -std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden {self.includes()}"
+        define = f'-DFIDFAST_CUDA_ARCHITECTURES=\\"{";".join(architectures)}\\"'
+        report = "ptxas/$stem.txt"  # registers, shared memory and spills of each kernel; shown when the compiler fails
+        kernel = f"{common} {shlex.join(gencode(architectures))} --threads={threads} -lineinfo -Xptxas=-v"
+        return [
+            f"rule cpp\n  command = {common} {shlex.quote(define)} -MMD -MF $out.d -c $in -o $out",
+            "  depfile = $out.d\n  deps = gcc\n  description = compile $in",
+            f"rule cu\n  command = {kernel} -MMD -MF $out.d -c $in -o $out > {report} 2>&1 || (cat {report}; exit 1)",
+            "  depfile = $out.d\n  deps = gcc\n  description = compile $in for " + " ".join(architectures),
+            f"rule link\n  command = {nvcc} {host} -shared -cudart=static $in -o $out\n  description = link $out",
+        ]
+
+    def build_with_ninja(self, extension: Extension, rules: list[str]) -> None:
+        build = Path(self.build_temp).absolute() / extension.name
+        (build / "ptxas").mkdir(parents=True, exist_ok=True)
+        target = Path(self.build_lib).absolute() / self.get_ext_filename(extension.name)
         objects = []
-        for source in extension.sources:
-            objects.append(source.replace("/", "_") + ".o")
-            level = LEVEL_FLAGS.get(Path(source).stem.rpartition("_")[2], "")
-            rules.append(f"build {objects[-1]}: cpp {ninja_path(ROOT / source)}\n  level = {level}")
+        for source in map(Path, extension.sources):
+            objects.append(str(source).replace("/", "_") + ".o")
+            rule = "cu" if source.suffix == ".cu" else "cpp"
+            level = LEVEL_FLAGS.get(source.stem.rpartition("_")[2], "")
+            rules.append(f"build {objects[-1]}: {rule} {ninja_path(ROOT / source)}")
+            rules.append(f"  level = {level}\n  stem = {source.stem}")
         rules.append(f"build {ninja_path(target)}: link {' '.join(objects)}\n")
         (build / "build.ninja").write_text("\n".join(rules))
         jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         if subprocess.run([sys.executable, "-m", "ninja", "-C", str(build), *jobs]).returncode:
-            raise SystemExit("fidfast: the C++ build failed; the compiler's message is above.")
+            raise SystemExit(
+                "fidfast: the C++ build failed; the compiler's message is above."
+                if extension.name != "fidfast._cuda"
+                else "fidfast: the CUDA build failed; the compiler's message is above.\n"
+                "FIDFAST_CUDA=0 builds without CUDA kernels: a GPU then uses torch."
+            )
 
 
-CPU_SOURCES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/kernels/cpu").glob("*.cpp"))
-setup(
-    ext_modules=[Extension("fidfast._cpu", [*CPU_SOURCES, "csrc/bindings/cpu.cpp"])],
-    cmdclass={"build_ext": NinjaBuild},
-)
+def sources(*patterns: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in (ROOT / "csrc").glob(pattern))
+
+
+NVCC = find_nvcc()
+extensions = [Extension("fidfast._cpu", [*sources("kernels/cpu/*.cpp"), "csrc/bindings/cpu.cpp"])]
+CUDA_SOURCES = [s for s in sources("kernels/cuda/*.cu", "bindings/cuda*.cpp") if not s.endswith("cuda_emulation.cpp")]
+if NVCC:
+    extensions.append(Extension("fidfast._cuda", CUDA_SOURCES))
+if os.environ.get("FIDFAST_EMULATION", "0") not in ("", "0"):
+    emulation = [*sources("emulation/*.cpp"), "csrc/bindings/cuda_emulation.cpp"]
+    extensions.append(Extension("fidfast._cuda_emulated", [*CUDA_SOURCES, *emulation]))
+setup(ext_modules=extensions, cmdclass={"build_ext": NinjaBuild})

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from backends import Backend, make_backend
 
 
 def pytest_configure() -> None:
@@ -62,3 +63,9 @@ def weights_path() -> Path:
         if os.environ.get("FIDFAST_REQUIRE_WEIGHTS") == "1":
             raise
         pytest.skip(f"no FID Inception weights here: {error}")
+
+
+@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.cuda)])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Where a kernel test runs its kernel; see tests/backends.py."""
+    return make_backend(request.param)

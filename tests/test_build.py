@@ -29,7 +29,7 @@ def copy_tree(folder: Path) -> Path:
 
 
 def build(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **environment}
+    environment = {**os.environ, "FIDFAST_CUDA": "0", "FIDFAST_EMULATION": "0", **environment}
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
 

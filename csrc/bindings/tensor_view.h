@@ -21,20 +21,25 @@ struct DLPackTensor {
     uint64_t byte_offset;
 };
 
-enum class DType { uint8, int64, float32, float16, bfloat16, other };
+enum class DType { uint8, int32, int64, float64, float32, float16, bfloat16, other };
+
+// DLPack's device types.
+constexpr int32_t kOnCpu = 1, kOnCuda = 2;
 
 class TensorView {
 public:
-    TensorView(const pybind11::handle& capsule, std::string name) : name_(std::move(name)) {
+    TensorView(const pybind11::handle& capsule, std::string name, int32_t device_type = kOnCpu)
+        : name_(std::move(name)) {
         const void* pointer = PyCapsule_GetPointer(capsule.ptr(), "dltensor");
         if (!pointer) throw pybind11::error_already_set();
         tensor_ = static_cast<const DLPackTensor*>(pointer);
-        constexpr int32_t cpu = 1;
-        if (tensor_->device_type != cpu)
-            fail("a tensor on the CPU", "one on device type " + std::to_string(tensor_->device_type));
+        if (tensor_->device_type != device_type)
+            fail(device_type == kOnCpu ? "a tensor on the CPU" : "a tensor on a CUDA device",
+                 "one on device type " + std::to_string(tensor_->device_type));
     }
 
     char* data() const { return static_cast<char*>(tensor_->data) + tensor_->byte_offset; }
+    int32_t device_id() const { return tensor_->device_id; }
     int ndim() const { return tensor_->ndim; }
     int64_t size(int axis) const { return tensor_->shape[axis]; }
 
@@ -49,11 +54,19 @@ public:
         if (tensor_->dtype_lanes != 1) return DType::other;
         const int key = tensor_->dtype_code * 1000 + tensor_->dtype_bits;  // codes: 0 int, 1 uint, 2 float, 4 bfloat
         return key == 1008   ? DType::uint8
+               : key == 32   ? DType::int32
                : key == 64   ? DType::int64
+               : key == 2064 ? DType::float64
                : key == 2032 ? DType::float32
                : key == 2016 ? DType::float16
                : key == 4016 ? DType::bfloat16
                              : DType::other;
+    }
+
+    void expect_same_device(const TensorView& other) const {
+        if (device_id() != other.device_id())
+            fail("a tensor on device " + std::to_string(other.device_id()) + " as " + other.name_,
+                 "one on device " + std::to_string(device_id()));
     }
 
     // -1 stands for any size.

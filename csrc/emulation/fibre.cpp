@@ -1,0 +1,148 @@
+#include "emulation/fibre.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+
+#include "emulation/sanitizer.h"
+
+#if defined(__x86_64__) && !defined(FIDFAST_EMULATION_UCONTEXT)
+#define FIDFAST_OWN_SWITCH
+#else
+#include <ucontext.h>
+#endif
+
+namespace fidfast::emulation {
+namespace {
+
+constexpr size_t kStack = 256 * 1024;  // address space: the system gives memory to the pages that are touched
+constexpr size_t kStagger = 16 * 1024;
+
+size_t page_size() {
+    static const size_t size = size_t(sysconf(_SC_PAGESIZE));
+    return size;
+}
+
+}  // namespace
+
+#if defined(FIDFAST_OWN_SWITCH)
+
+// Saves what a call must preserve on the present stack, and goes on with what the other stack saved.
+extern "C" void fidfast_switch_stack(void** save, void* load);
+asm(R"(
+.text
+.globl fidfast_switch_stack
+.hidden fidfast_switch_stack
+.type fidfast_switch_stack, @function
+fidfast_switch_stack:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+.size fidfast_switch_stack, .-fidfast_switch_stack
+.globl fidfast_start_fibre
+.hidden fidfast_start_fibre
+.type fidfast_start_fibre, @function
+fidfast_start_fibre:
+    movq %r12, %rdi
+    callq *%r13
+    ud2
+.size fidfast_start_fibre, .-fidfast_start_fibre
+)");
+extern "C" void fidfast_start_fibre();
+
+static void switch_stack(void** save, void* load) { fidfast_switch_stack(save, load); }
+
+static void* first_context(char* stack, size_t size, void (*run)(Fibre*), Fibre* self) {
+    auto* slot = reinterpret_cast<uintptr_t*>(stack + size) - 1;  // after the return: 16-byte aligned, as at a call
+    *slot = reinterpret_cast<uintptr_t>(&fidfast_start_fibre);
+    const uintptr_t registers[] = {0, 0, reinterpret_cast<uintptr_t>(run), reinterpret_cast<uintptr_t>(self), 0, 0};
+    for (int i = 0; i < 6; i++) slot[i - 6] = registers[i];  // r15, r14, r13, r12, rbx, rbp
+    return slot - 6;
+}
+
+#else
+
+static void switch_stack(void** save, void* load) {
+    ucontext_t here;
+    *save = &here;  // lives on the stack that is left
+    swapcontext(&here, static_cast<ucontext_t*>(load));
+}
+
+static void* first_context(char* stack, size_t size, void (*run)(Fibre*), Fibre* self) {
+    auto* context = reinterpret_cast<ucontext_t*>(stack + size - sizeof(ucontext_t) - 64);
+    context = reinterpret_cast<ucontext_t*>(reinterpret_cast<uintptr_t>(context) & ~uintptr_t(63));
+    getcontext(context);
+    context->uc_stack.ss_sp = stack;
+    context->uc_stack.ss_size = size_t(reinterpret_cast<char*>(context) - stack);
+    context->uc_link = nullptr;
+    makecontext(context, reinterpret_cast<void (*)()>(run), 1, self);
+    return context;
+}
+
+#endif
+
+Fibre::~Fibre() {
+    if (stack_) munmap(stack_, kStack + page_size());
+}
+
+void Fibre::prepare(Entry entry, void* argument, size_t index) {
+    if (!stack_) {
+        void* memory = mmap(nullptr, kStack + page_size(), PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) throw std::bad_alloc();
+        mprotect(memory, page_size(), PROT_NONE);  // an overflow ends here
+        stack_ = static_cast<char*>(memory);
+    }
+    if (has_frames_) ASAN_UNPOISON_MEMORY_REGION(stack_ + page_size(), kStack);
+    has_frames_ = false;
+    entry_ = entry;
+    argument_ = argument;
+    own_fakes_ = nullptr;
+    const size_t stagger = index * 320 % kStagger;
+    context_ = first_context(stack_ + page_size(), kStack - stagger, &Fibre::run, this);
+}
+
+void Fibre::run(Fibre* self) {
+    __sanitizer_finish_switch_fiber(nullptr, &self->caller_stack_, &self->caller_stack_size_);
+    self->entry_(self->argument_);
+    self->has_frames_ = false;
+    self->leave(true);
+    abort();  // nobody resumes a finished fibre
+}
+
+void Fibre::resume() {
+    __sanitizer_start_switch_fiber(&caller_fakes_, stack_ + page_size(), kStack);
+    has_frames_ = true;
+    switch_stack(&caller_, context_);
+    __sanitizer_finish_switch_fiber(caller_fakes_, nullptr, nullptr);
+}
+
+void Fibre::leave(bool for_good) {
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &own_fakes_, caller_stack_, caller_stack_size_);
+    switch_stack(&context_, caller_);
+    __sanitizer_finish_switch_fiber(own_fakes_, &caller_stack_, &caller_stack_size_);
+}
+
+void Fibre::yield() { leave(false); }
+
+void Fibre::finish() {
+    leave(true);
+    abort();
+}
+
+}  // namespace fidfast::emulation

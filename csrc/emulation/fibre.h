@@ -1,0 +1,44 @@
+// A fibre: a stack of its own that runs until it hands control back. The device's threads run on these.
+#pragma once
+
+#include <cstddef>
+
+namespace fidfast::emulation {
+
+class Fibre {
+public:
+    using Entry = void (*)(void*);
+
+    Fibre() = default;
+    ~Fibre();
+    Fibre(const Fibre&) = delete;
+    Fibre& operator=(const Fibre&) = delete;
+
+    // The next resume() starts entry(argument) afresh; whatever was on the stack is forgotten. `index` staggers the
+    // stacks, so that their hot ends do not compete for the same cache lines.
+    void prepare(Entry entry, void* argument, size_t index);
+    // From the scheduler: runs until the fibre calls yield() or finish(). Exceptions must not leave the entry.
+    void resume();
+    // From inside: back to the scheduler; returns at the next resume().
+    void yield();
+    // From inside: back to the scheduler for good.
+    [[noreturn]] void finish();
+
+private:
+    void leave(bool for_good);
+    static void run(Fibre* self);
+
+    char* stack_ = nullptr;
+    void* context_ = nullptr;  // where the fibre stands
+    void* caller_ = nullptr;   // where the scheduler stands
+    Entry entry_ = nullptr;
+    void* argument_ = nullptr;
+    bool has_frames_ = false;  // the stack holds frames that no return has cleaned up
+    // AddressSanitizer's own notes on both stacks
+    void* own_fakes_ = nullptr;
+    void* caller_fakes_ = nullptr;
+    const void* caller_stack_ = nullptr;
+    size_t caller_stack_size_ = 0;
+};
+
+}  // namespace fidfast::emulation
