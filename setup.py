@@ -3,7 +3,8 @@
 CXX, CXXFLAGS, MAX_JOBS        the C++ compiler, flags of your own, how many processes at a time
 FIDFAST_CUDA=0|1               leave _cuda out, or insist on it; by default it is built where nvcc is found
 CUDA_HOME, TORCH_CUDA_ARCH_LIST  where nvcc is, and for which devices: "8.0;9.0+PTX"
-FIDFAST_EMULATION=1|asan       also fidfast._cuda_emulated, for tests: the same kernels on the CPU
+FIDFAST_EMULATION=1|asan       for tests, the same kernels on the CPU: fidfast._cuda_emulated finds races between threads,
+                               fidfast._cuda_emulated_asan runs under AddressSanitizer
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.absolute()
 PYTHON_INCLUDE = sysconfig.get_path("include")
+# One place for every kind of install, so that ninja finds what it made before. Also the reports of ptxas.
+OBJECTS = ROOT / "build" / f"objects.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 # A file named <stem>_<level>.cpp may use that instruction set; the caller asks the CPU before it goes there.
 LEVEL_FLAGS = {
@@ -35,8 +38,10 @@ CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -fno-mat
 # Emulated kernels run where they are built, so -march=native: it makes fma() an instruction.
 EMULATION_FLAGS = (
     "-std=c++17 -O2 -g1 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -pthread -march=native "
-    "-Wno-unknown-pragmas -Wno-attributes -DFIDFAST_EMULATED"
+    "-Wno-unknown-pragmas -DFIDFAST_EMULATED"
 )
+# The compiler reports every access of a kernel to csrc/emulation/races.cpp, which stands in for the flag's own runtime.
+RACES_FLAGS = "-fsanitize=thread --param=tsan-instrument-func-entry-exit=0"
 SANITIZER_FLAGS = "-fsanitize=address -fno-omit-frame-pointer"
 OLDEST_NVCC = (12, 4)
 
@@ -130,9 +135,8 @@ class NinjaBuild(build_ext):
         if sys.platform == "win32":
             raise SystemExit("fidfast does not support Windows yet: use Linux, macOS or WSL.")
         self.compiler_command = find_compiler()
-        rules_of = {"_cpu": self.cpu_rules, "_cuda": self.cuda_rules, "_cuda_emulated": self.emulation_rules}
         for extension in self.extensions:
-            self.build_with_ninja(extension, rules_of[extension.name.rpartition(".")[2]]())
+            self.build_with_ninja(extension)
         if self.inplace:
             self.copy_extensions_to_source()
 
@@ -140,63 +144,73 @@ class NinjaBuild(build_ext):
         system = ["-isystem", pybind11.get_include(), "-isystem", PYTHON_INCLUDE]
         return for_ninja(f"-I{ROOT / 'csrc'}", *(f"-I{folder}" for folder in folders), *system)
 
-    def cpp_rules(self, flags: str, includes: str, link: str = "") -> list[str]:
+    def cpp_rules(self, flags: str, includes: str, *, cu: str = "", link: str = "") -> list[str]:
         shared = "-bundle -undefined dynamic_lookup" if sys.platform == "darwin" else "-shared"
         cxx = f"{self.compiler_command} {flags} {os.environ.get('CXXFLAGS', '')} {includes}"
         return [
             f"rule cpp\n  command = {cxx} $level -MMD -MF $out.d -c $in -o $out",
             "  depfile = $out.d\n  deps = gcc\n  description = compile $in",
-            f"rule cu\n  command = {cxx} -x c++ -MMD -MF $out.d -c $in -o $out",
+            f"rule cu\n  command = {cxx} {cu} -x c++ -MMD -MF $out.d -c $in -o $out",
             "  depfile = $out.d\n  deps = gcc\n  description = compile $in for emulation",
-            f"rule link\n  command = {self.compiler_command} {shared} -pthread {link} $in -o $out",
+            f"rule link\n  command = {self.compiler_command} {shared} -pthread $in -o $out {link}",
             "  description = link $out",
         ]
 
-    def cpu_rules(self) -> list[str]:
-        return self.cpp_rules(CXX_FLAGS, self.includes())
+    def emulation_rules(self, module: str) -> list[str]:
+        is_asan = module.endswith("asan")
+        flags = f"{EMULATION_FLAGS} -DFIDFAST_MODULE={module} {SANITIZER_FLAGS if is_asan else ''}"
+        includes = self.includes(ROOT / "csrc/emulation")
+        link = f"-ldl {SANITIZER_FLAGS if is_asan else ''}"
+        return self.cpp_rules(flags, includes, cu="" if is_asan else RACES_FLAGS, link=link)
 
-    def emulation_rules(self) -> list[str]:
-        sanitizer = SANITIZER_FLAGS if os.environ["FIDFAST_EMULATION"] == "asan" else ""
-        flags = f"{EMULATION_FLAGS} {sanitizer}"
-        return self.cpp_rules(flags, self.includes(ROOT / "csrc/emulation"), link=sanitizer)
-
-    def cuda_rules(self) -> list[str]:
+    def cuda_rules(self, threads: int) -> list[str]:
         """nvcc compiles and links everything: it knows where its own headers and libraries are."""
         assert NVCC
         nvcc, version = NVCC
         architectures = cuda_architectures(version)
-        threads = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         host = f"-ccbin={shlex.split(self.compiler_command)[0]}" if os.environ.get("CXX") else ""
-        common = f"{nvcc} {host} -std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden {self.includes()}"
-        define = f'-DFIDFAST_CUDA_ARCHITECTURES=\\"{";".join(architectures)}\\"'
-        report = "ptxas/$stem.txt"  # registers, shared memory and spills of each kernel; shown when the compiler fails
+        common = (
+            f"{shlex.quote(nvcc)} {host} -std=c++17 -O3 -Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off "
+            f"-DFIDFAST_MODULE=_cuda {self.includes()}"
+        )
+        names = shlex.quote(f'-DFIDFAST_CUDA_ARCHITECTURES=\\"{" ".join(architectures)}\\"')
         kernel = f"{common} {shlex.join(gencode(architectures))} --threads={threads} -lineinfo -Xptxas=-v"
+        report = "ptxas/$stem.txt"  # registers, shared memory and spills of each kernel; shown when the compiler fails
         return [
-            f"rule cpp\n  command = {common} {shlex.quote(define)} -MMD -MF $out.d -c $in -o $out",
+            f"rule cpp\n  command = {common} {names} -MMD -MF $out.d -c $in -o $out",
             "  depfile = $out.d\n  deps = gcc\n  description = compile $in",
             f"rule cu\n  command = {kernel} -MMD -MF $out.d -c $in -o $out > {report} 2>&1 || (cat {report}; exit 1)",
-            "  depfile = $out.d\n  deps = gcc\n  description = compile $in for " + " ".join(architectures),
-            f"rule link\n  command = {nvcc} {host} -shared -cudart=static $in -o $out\n  description = link $out",
+            "  depfile = $out.d\n  deps = gcc\n  description = compile $in for " + ", ".join(architectures),
+            f"rule link\n  command = {shlex.quote(nvcc)} {host} -shared -cudart=static $in -o $out",
+            "  description = link $out",
         ]
 
-    def build_with_ninja(self, extension: Extension, rules: list[str]) -> None:
-        build = Path(self.build_temp).absolute() / extension.name
+    def build_with_ninja(self, extension: Extension) -> None:
+        module = extension.name.rpartition(".")[2]
+        build = OBJECTS / module
         (build / "ptxas").mkdir(parents=True, exist_ok=True)
+        jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+        if module == "_cuda":
+            threads = min(jobs, 4)  # nvcc's own, one an architecture: so many fewer of ninja's
+            jobs = max(1, jobs // threads)
+            rules = self.cuda_rules(threads)
+        elif module == "_cpu":
+            rules = self.cpp_rules(CXX_FLAGS, self.includes())
+        else:
+            rules = self.emulation_rules(module)
         target = Path(self.build_lib).absolute() / self.get_ext_filename(extension.name)
         objects = []
         for source in map(Path, extension.sources):
             objects.append(str(source).replace("/", "_") + ".o")
-            rule = "cu" if source.suffix == ".cu" else "cpp"
+            rules.append(f"build {objects[-1]}: {source.suffix[1:]} {ninja_path(ROOT / source)}")
             level = LEVEL_FLAGS.get(source.stem.rpartition("_")[2], "")
-            rules.append(f"build {objects[-1]}: {rule} {ninja_path(ROOT / source)}")
             rules.append(f"  level = {level}\n  stem = {source.stem}")
         rules.append(f"build {ninja_path(target)}: link {' '.join(objects)}\n")
         (build / "build.ninja").write_text("\n".join(rules))
-        jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
-        if subprocess.run([sys.executable, "-m", "ninja", "-C", str(build), *jobs]).returncode:
+        if subprocess.run([sys.executable, "-m", "ninja", "-C", str(build), "-j", str(jobs)]).returncode:
             raise SystemExit(
                 "fidfast: the C++ build failed; the compiler's message is above."
-                if extension.name != "fidfast._cuda"
+                if module != "_cuda"
                 else "fidfast: the CUDA build failed; the compiler's message is above.\n"
                 "FIDFAST_CUDA=0 builds without CUDA kernels: a GPU then uses torch."
             )
@@ -207,11 +221,17 @@ def sources(*patterns: str) -> list[str]:
 
 
 NVCC = find_nvcc()
-extensions = [Extension("fidfast._cpu", [*sources("kernels/cpu/*.cpp"), "csrc/bindings/cpu.cpp"])]
-CUDA_SOURCES = [s for s in sources("kernels/cuda/*.cu", "bindings/cuda*.cpp") if not s.endswith("cuda_emulation.cpp")]
-if NVCC:
-    extensions.append(Extension("fidfast._cuda", CUDA_SOURCES))
-if os.environ.get("FIDFAST_EMULATION", "0") not in ("", "0"):
-    emulation = [*sources("emulation/*.cpp"), "csrc/bindings/cuda_emulation.cpp"]
-    extensions.append(Extension("fidfast._cuda_emulated", [*CUDA_SOURCES, *emulation]))
-setup(ext_modules=extensions, cmdclass={"build_ext": NinjaBuild})
+CUDA_SOURCES = [s for s in sources("kernels/cuda/*.cu", "bindings/cuda*.cpp") if not s.endswith("/cuda_emulation.cpp")]
+EMULATION_SOURCES = [*CUDA_SOURCES, *sources("emulation/*.cpp"), "csrc/bindings/cuda_emulation.cpp"]
+EMULATIONS = {"": [], "0": [], "1": ["_cuda_emulated"], "asan": ["_cuda_emulated_asan"]}
+wanted = os.environ.get("FIDFAST_EMULATION", "")
+if wanted not in EMULATIONS:
+    raise SystemExit(f"FIDFAST_EMULATION: expected 0, 1 or asan, got {wanted!r}")
+setup(
+    ext_modules=[
+        Extension("fidfast._cpu", [*sources("kernels/cpu/*.cpp"), "csrc/bindings/cpu.cpp"]),
+        *([Extension("fidfast._cuda", CUDA_SOURCES)] if NVCC else []),
+        *(Extension(f"fidfast.{module}", EMULATION_SOURCES) for module in EMULATIONS[wanted]),
+    ],
+    cmdclass={"build_ext": NinjaBuild},
+)

@@ -83,7 +83,8 @@ def _all_equal(results: list[tuple[str, T]]) -> T:
 
 def make_backend(name: str) -> Backend:
     required = os.environ.get("FIDFAST_REQUIRE_EMULATION" if name == "emulated" else "FIDFAST_REQUIRE_CUDA") == "1"
-    module = "_cuda_emulated" if name == "emulated" else "_cuda"
+    emulated = "_cuda_emulated_asan" if os.environ.get("FIDFAST_EMULATION") == "asan" else "_cuda_emulated"
+    module = emulated if name == "emulated" else "_cuda"
     try:
         return Backend(name, importlib.import_module(f"fidfast.{module}"), "cpu" if name == "emulated" else "cuda")
     except ImportError as error:

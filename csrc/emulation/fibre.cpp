@@ -1,7 +1,6 @@
 #include "emulation/fibre.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <cstdint>
 #include <cstdlib>
@@ -19,11 +18,21 @@ namespace fidfast::emulation {
 namespace {
 
 constexpr size_t kStack = 256 * 1024;  // address space: the system gives memory to the pages that are touched
-constexpr size_t kStagger = 16 * 1024;
+constexpr size_t kGuard = 64 * 1024;   // an overflow ends here
+constexpr size_t kAllStacks = Fibre::kMost * (kStack + kGuard);
+constexpr size_t kStagger = 16 * 1024;  // so that the stacks' hot ends do not compete for the same cache lines
 
-size_t page_size() {
-    static const size_t size = size_t(sysconf(_SC_PAGESIZE));
-    return size;
+char* all_stacks = nullptr;
+
+char* stack_of(size_t index) {
+    if (!all_stacks) {
+        void* memory =
+            mmap(nullptr, kAllStacks, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) throw std::bad_alloc();
+        all_stacks = static_cast<char*>(memory);
+        for (size_t i = 0; i < Fibre::kMost; i++) mprotect(all_stacks + i * (kStack + kGuard), kGuard, PROT_NONE);
+    }
+    return all_stacks + index * (kStack + kGuard) + kGuard;
 }
 
 }  // namespace
@@ -96,25 +105,19 @@ static void* first_context(char* stack, size_t size, void (*run)(Fibre*), Fibre*
 
 #endif
 
-Fibre::~Fibre() {
-    if (stack_) munmap(stack_, kStack + page_size());
+bool Fibre::is_on_a_stack(const void* address) {
+    const char* byte = static_cast<const char*>(address);
+    return all_stacks && byte >= all_stacks && byte < all_stacks + kAllStacks;
 }
 
 void Fibre::prepare(Entry entry, void* argument, size_t index) {
-    if (!stack_) {
-        void* memory = mmap(nullptr, kStack + page_size(), PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (memory == MAP_FAILED) throw std::bad_alloc();
-        mprotect(memory, page_size(), PROT_NONE);  // an overflow ends here
-        stack_ = static_cast<char*>(memory);
-    }
-    if (has_frames_) ASAN_UNPOISON_MEMORY_REGION(stack_ + page_size(), kStack);
+    stack_ = stack_of(index);
+    if (has_frames_) ASAN_UNPOISON_MEMORY_REGION(stack_, kStack);
     has_frames_ = false;
     entry_ = entry;
     argument_ = argument;
     own_fakes_ = nullptr;
-    const size_t stagger = index * 320 % kStagger;
-    context_ = first_context(stack_ + page_size(), kStack - stagger, &Fibre::run, this);
+    context_ = first_context(stack_, kStack - index * 320 % kStagger, &Fibre::run, this);
 }
 
 void Fibre::run(Fibre* self) {
@@ -126,7 +129,7 @@ void Fibre::run(Fibre* self) {
 }
 
 void Fibre::resume() {
-    __sanitizer_start_switch_fiber(&caller_fakes_, stack_ + page_size(), kStack);
+    __sanitizer_start_switch_fiber(&caller_fakes_, stack_, kStack);
     has_frames_ = true;
     switch_stack(&caller_, context_);
     __sanitizer_finish_switch_fiber(caller_fakes_, nullptr, nullptr);

@@ -9,13 +9,13 @@ class Fibre {
 public:
     using Entry = void (*)(void*);
 
+    static constexpr size_t kMost = 1024;  // stacks
+
     Fibre() = default;
-    ~Fibre();
     Fibre(const Fibre&) = delete;
     Fibre& operator=(const Fibre&) = delete;
 
-    // The next resume() starts entry(argument) afresh; whatever was on the stack is forgotten. `index` staggers the
-    // stacks, so that their hot ends do not compete for the same cache lines.
+    // The next resume() starts entry(argument) afresh on stack `index`; whatever was on it is forgotten.
     void prepare(Entry entry, void* argument, size_t index);
     // From the scheduler: runs until the fibre calls yield() or finish(). Exceptions must not leave the entry.
     void resume();
@@ -23,6 +23,8 @@ public:
     void yield();
     // From inside: back to the scheduler for good.
     [[noreturn]] void finish();
+
+    static bool is_on_a_stack(const void* address);
 
 private:
     void leave(bool for_good);

@@ -43,12 +43,14 @@ int block_barrier(const char* name, Reduce reduce, int value, Site site);
 
 // A call that the lanes of `mask` make together. The last one to arrive runs finish(mask, lanes), where lanes[i] is
 // lane i's `data`, on its own stack still.
+enum class Orders { nothing, memory };  // of the lanes: __syncwarp does, a shuffle does not
 struct WarpCall {
     const char* name;
     unsigned mask;
     void (*finish)(unsigned mask, void* const* lanes);
     void* data;
     Site site;
+    Orders orders = Orders::nothing;
 };
 void warp_call(const WarpCall& call);
 int lane_index();

@@ -33,6 +33,11 @@ void SharedMemory::guard() {
 
 void SharedMemory::unguard() { ASAN_UNPOISON_MEMORY_REGION(memory_, size_ + 2 * kRedzone); }
 
+bool SharedMemory::is_overrun(const void* address, size_t bytes) const {
+    const auto* first = static_cast<const unsigned char*>(address);
+    return first + bytes > memory_ && first < data_ + size_ + kRedzone && !holds(address, bytes);
+}
+
 void SharedMemory::fill_with_rubbish(uint64_t seed) {
     for (size_t i = 0; i < size_; i += 8) {
         seed = seed * 6364136223846793005 + 1442695040888963407;

@@ -20,6 +20,8 @@ public:
         const auto* first = static_cast<const unsigned char*>(address);
         return first >= data_ && first + bytes <= data_ + size_;
     }
+    // Some of these bytes lie in a redzone.
+    bool is_overrun(const void* address, size_t bytes) const;
     void fill_with_rubbish(uint64_t seed);
     // What was written around it, or nothing. Where AddressSanitizer watches, it has spoken before.
     std::string overrun();

@@ -94,7 +94,7 @@ inline void nothing(unsigned, void* const*) {}
 
 inline void __syncwarp(unsigned mask = 0xffffffffu, FIDFAST_SITE) {
     using namespace fidfast::emulation;
-    warp_call({"__syncwarp", mask & lanes_in_block(), &nothing, nullptr, {file, line}});
+    warp_call({"__syncwarp", mask & lanes_in_block(), &nothing, nullptr, {file, line}, Orders::memory});
 }
 
 template <class T>
