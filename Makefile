@@ -27,11 +27,12 @@ print("\n".join(path for path in sys.path if path.rstrip("/").endswith(("site-pa
 endef
 export FIND_TORCH
 
-.PHONY: help setup weights demo test lint install-test peers peers-test benchmarks benchmarks-quick clean
+.PHONY: help setup weights demo test sanitize gpu-check lint install-test peers peers-test benchmarks benchmarks-quick clean
 
 help:
 	@sed -n '1,4p' Makefile | cut -c3-
-	@echo '  make lint, make peers-test, make benchmarks, make benchmarks-quick, make clean'
+	@echo '  make lint, make sanitize, make peers-test, make benchmarks, make benchmarks-quick, make clean'
+	@echo '  make gpu-check PYTHON=python3   on a machine with a GPU: build, test, measure'
 
 $(VENV)/constraints.txt:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -51,7 +52,8 @@ $(VENV)/constraints.txt:
 	@mv $(VENV)/constraints.part $@
 
 $(VENV)/installed: $(VENV)/constraints.txt $(SOURCES)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt --editable ".[dev,report]"
+	FIDFAST_EMULATION=1 \
+	  $(BIN)/pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt --editable ".[dev,report]"
 	@touch $@
 
 setup: $(VENV)/installed
@@ -63,7 +65,18 @@ demo: weights
 	$(BIN)/fidfast demo
 
 test: weights
-	FIDFAST_REQUIRE_WEIGHTS=1 $(BIN)/python -m pytest
+	FIDFAST_REQUIRE_WEIGHTS=1 FIDFAST_REQUIRE_EMULATION=1 $(BIN)/python -m pytest
+
+# The kernel tests again, in emulation under AddressSanitizer, which must be loaded before Python.
+sanitize: setup
+	FIDFAST_CUDA=0 FIDFAST_EMULATION=asan $(BIN)/python setup.py -q build_ext --inplace
+	LD_PRELOAD="`g++ -print-file-name=libasan.so` `g++ -print-file-name=libstdc++.so`" ASAN_OPTIONS=detect_leaks=0 \
+	  FIDFAST_EMULATION=asan FIDFAST_REQUIRE_EMULATION=1 $(BIN)/python -m pytest -m "kernels and not cuda"
+
+# On a machine with a GPU: $(PYTHON) has torch with CUDA, pytest, setuptools, pybind11 and ninja; nvcc is installed.
+# Nothing is downloaded or installed. The GPU's own architecture is compiled, unless TORCH_CUDA_ARCH_LIST says others.
+gpu-check:
+	PYTHON=$(PYTHON) benchmarks/gpu_check.sh
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,10 +1,11 @@
 """Builds fidfast._cpu and, where nvcc is found, fidfast._cuda: pybind11 and ninja, no torch, no GPU.
 
-CXX, CXXFLAGS, MAX_JOBS        the C++ compiler, flags of your own, how many processes at a time
-FIDFAST_CUDA=0|1               leave _cuda out, or insist on it; by default it is built where nvcc is found
-CUDA_HOME, TORCH_CUDA_ARCH_LIST  where nvcc is, and for which devices: "8.0;9.0+PTX"
-FIDFAST_EMULATION=1|asan       for tests, the same kernels on the CPU: fidfast._cuda_emulated finds races between threads,
-                               fidfast._cuda_emulated_asan runs under AddressSanitizer
+CXX, CXXFLAGS, MAX_JOBS     the C++ compiler, flags of your own, how many processes at a time
+FIDFAST_CUDA=0|1            leave _cuda out, or insist on it; by default it is built where nvcc is found
+CUDA_HOME                   where nvcc is, if not on PATH or in /usr/local/cuda
+TORCH_CUDA_ARCH_LIST        for which devices, such as "8.0;9.0+PTX"
+FIDFAST_EMULATION=1|asan    for tests, the same kernels on the CPU: fidfast._cuda_emulated finds races between threads,
+                            fidfast._cuda_emulated_asan runs under AddressSanitizer
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ def examine() -> list[Finding]:
         Finding("ok", f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"),
         *_packages(),
         *_kernels(),
+        _cuda_kernels(),
         _gpu(),
         _weights(),
     ]
@@ -46,6 +47,31 @@ def _kernels() -> list[Finding]:
         return [Finding("ok", f"kernel {name}: {how}") for name, how in ops.kernels().items()]
     except ImportError as error:
         return [Finding("missing", f"the compiled kernels do not load: {error}", "pip install --force-reinstall .")]
+
+
+def _cuda_kernels() -> Finding:
+    """Asks the module, not torch: it also works beside a CPU build of torch, and without a driver."""
+    try:
+        from fidfast.ops import modules
+    except ImportError:
+        return Finding("optional", "CUDA kernels: not looked at, as the others do not load")
+    module = modules.cuda_module()
+    if module is None:
+        what = f"no CUDA kernels ({modules.cuda_module_error()}): on a GPU, fidfast uses torch"
+        has_gpu = shutil.which("nvidia-smi") is not None
+        return Finding("optional", what, "with the CUDA toolkit: FIDFAST_CUDA=1 pip install ." if has_gpu else None)
+    build, devices = module.build(), module.devices()
+    what = f"CUDA kernels for {build['architectures']}, CUDA {_cuda_version(build['runtime'])}"
+    if not build["driver"]:
+        return Finding("ok", f"{what}; no driver here")
+    if not devices:
+        return Finding("ok", f"{what}; driver for CUDA {_cuda_version(build['driver'])}, but it shows no device")
+    seen = ", ".join("{}.{}".format(*device["capability"]) for device in devices)
+    return Finding("ok", f"{what}; driver for CUDA {_cuda_version(build['driver'])}, devices of {seen}")
+
+
+def _cuda_version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _gpu() -> Finding:

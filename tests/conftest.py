@@ -22,6 +22,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "backend" in getattr(item, "fixturenames", ()):
+            item.add_marker("kernels")
     has_cuda = torch.cuda.is_available()
     if os.environ.get("FIDFAST_REQUIRE_CUDA") == "1" and not has_cuda:
         raise pytest.UsageError("FIDFAST_REQUIRE_CUDA=1, but torch sees no CUDA device")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -142,6 +143,26 @@ def test_doctor_names_what_is_missing_and_the_remedy(capsys, monkeypatch, tmp_pa
     assert status == 1
     assert "torch" in out and "resize_normalize" in out
     assert "missing" in out and "none.pth" in out and "fidfast weights install" in out
+
+
+def test_doctor_says_what_the_cuda_kernels_are(monkeypatch):
+    from fidfast.doctor import examine
+    from fidfast.ops import modules
+
+    def said() -> str:
+        return next(finding.what for finding in examine() if "CUDA kernels" in finding.what)
+
+    build = {"architectures": "8.0 9.0+PTX", "runtime": 12040, "driver": 0, "emulated": False}
+    devices: list[dict[str, object]] = []
+    module = SimpleNamespace(build=lambda: build, devices=lambda: devices)
+    monkeypatch.setattr(modules, "_load", lambda: (module, ""))
+    assert said() == "CUDA kernels for 8.0 9.0+PTX, CUDA 12.4; no driver here"
+    build["driver"] = 13000
+    assert said().endswith("driver for CUDA 13.0, but it shows no device")
+    devices.append({"capability": (9, 0)})
+    assert said().endswith("driver for CUDA 13.0, devices of 9.0")
+    monkeypatch.setattr(modules, "_load", lambda: (None, "nvcc was not found at install"))
+    assert "nvcc was not found at install" in said() and "torch" in said()
 
 
 @pytest.mark.weights

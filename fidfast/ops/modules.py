@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 
 
 @cache
 def _load() -> tuple[ModuleType | None, str]:
+    if find_spec("fidfast._cuda") is None:
+        return None, "nvcc was not found at install"
     try:
         from fidfast import _cuda
     except ImportError as error:
-        return None, str(error)
+        return None, f"fidfast._cuda does not load: {error}"
     return _cuda, ""
 
 
