@@ -13,8 +13,8 @@ class ContentHashes:
         self._bytes = bytearray()  # one growing buffer: a list of small tensors would cost 10 times its content
 
     def extend(self, hashes: torch.Tensor) -> None:
-        """Append ``hashes``  # (N, 2) int64"""
-        self._bytes += hashes.contiguous().numpy().tobytes()
+        """Append ``hashes``  # (N, 2) int64 on any device"""
+        self._bytes += hashes.cpu().contiguous().numpy().tobytes()
 
     def __len__(self) -> int:
         return len(self._bytes) // 16

@@ -21,6 +21,7 @@ from torch.utils.dlpack import to_dlpack
 from fidfast import _cpu, ops, reference
 from fidfast.ops import images as image_ops
 from fidfast.ops.images_torch import resize_normalize_torch
+from fidfast.ops.modules import cuda_module
 from fidfast.ops.threads import num_threads
 from fidfast.preprocessing import PRESETS, get_preset, preprocess
 
@@ -360,7 +361,8 @@ def test_torch_implementation_for_other_devices(preset: str) -> None:
 def test_kernels_are_named() -> None:
     assert ops.simd_level() == LEVELS[-1]
     assert ops.kernels() == dict.fromkeys(("resize_normalize", "content_hash"), f"cpu {LEVELS[-1]}")
-    assert ops.kernels("cuda")["resize_normalize"] == "torch on cuda"
+    assert ops.kernels("cuda")["resize_normalize"] == ("torch on cuda" if cuda_module() is None else "cuda")
+    assert ops.kernels("mps")["resize_normalize"] == "torch on mps"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

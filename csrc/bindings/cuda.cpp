@@ -7,6 +7,7 @@ namespace fidfast {
 
 void bind_devices(py::module_& m);
 void bind_emulation(py::module_& m);  // bindings/cuda_emulation.cpp
+void bind_resize_normalize(py::module_& m);
 
 // FIDFAST_MODULE: _cuda, _cuda_emulated, or _cuda_emulated_asan
 PYBIND11_MODULE(FIDFAST_MODULE, m) {
@@ -15,6 +16,7 @@ PYBIND11_MODULE(FIDFAST_MODULE, m) {
     bind_emulation(m);
 #endif
     bind_devices(m);
+    bind_resize_normalize(m);
 }
 
 }  // namespace fidfast

@@ -39,9 +39,10 @@ static constexpr HashKeys make_hash_keys() {
 
 // The mixed value of a segment, to be added to half j of its image's sum.
 FIDFAST_HOST_DEVICE static inline uint64_t mix_segment(int j, uint64_t product_sum, int64_t y, int64_t segment) {
+    constexpr uint64_t first = kSegmentMultipliers[0], second = kSegmentMultipliers[1];  // device code has no array
     uint64_t x = product_sum + ((uint64_t(y) << 20) + uint64_t(segment) + 1) * kGolden;
     x ^= x >> 29;
-    x *= j == 0 ? kSegmentMultipliers[0] : kSegmentMultipliers[1];
+    x *= j == 0 ? first : second;
     return x ^ x >> 32;
 }
 

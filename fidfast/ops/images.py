@@ -9,7 +9,16 @@ from torch import Tensor
 from torch.utils.dlpack import to_dlpack
 
 from fidfast import _cpu
-from fidfast.ops.images_torch import empty_out, raise_unusable, resize_normalize_torch, torch_hash, torch_to_255
+from fidfast.ops import images_cuda
+from fidfast.ops.images_torch import (
+    check_torch,
+    empty_out,
+    raise_unusable,
+    resize_normalize_torch,
+    torch_hash,
+    torch_to_255,
+)
+from fidfast.ops.modules import cuda_module
 from fidfast.ops.threads import num_threads
 
 VALUE_RANGES = ((0.0, 1.0), (-1.0, 1.0))
@@ -31,8 +40,9 @@ def resize_normalize(
     """((N, 3, 299, 299) dtype, (N, 2) int64 hashes or (0, 2)): resize and normalise as the preset's tool does.
 
     images may differ in size and have any strides; all are uint8 in [0, 255], or all float in value_range (0, 1) or
-    (-1, 1). The hashes, of the images quantised to 8 bits, are on the CPU. Raises TypeError or ValueError naming the
-    argument. The CPU kernel is used for CPU tensors, a torch implementation on any other device.
+    (-1, 1). The hashes, of the images quantised to 8 bits, are on the images' device. Raises TypeError or ValueError
+    naming the argument; for float images on a GPU that takes one wait for it. Kernels for CPU and CUDA tensors (sides
+    up to 16384 pixels), a torch implementation on any other device.
     """
     _check_images(images, value_range, quantize)
     if preset not in PRESETS:
@@ -54,7 +64,7 @@ def content_hash(
     value_range: Sequence[float] | None = None,
     quantize: str | None = "round",
 ) -> Tensor:
-    """(N, 2) int64 on the CPU: 128-bit hashes of the images' content, equal for every layout, device and thread count.
+    """(N, 2) int64 on the images' device: 128-bit hashes of their content, equal for every layout and device.
 
     Float images are hashed as quantised to 8 bits (rounded if quantize is None). Raises as resize_normalize does.
     """
@@ -75,6 +85,8 @@ def kernels(device: str | torch.device = "cpu") -> dict[str, str]:
     """Which implementation of each op runs on the device, such as {"resize_normalize": "cpu avx512"}."""
     kind = torch.device(device).type
     name = f"cpu {simd_level()}" if kind == "cpu" else f"torch on {kind}"
+    if kind == "cuda" and cuda_module() is not None:
+        name = "cuda"
     return {"resize_normalize": name, "content_hash": name}
 
 
@@ -136,6 +148,13 @@ def _resize_normalize_op(
     channels_last: bool,
     content_hash: bool,
 ) -> tuple[Tensor, Tensor]:
+    module = images_cuda.module_for(images)
+    if module is not None:
+        out, hashes, unusable = images_cuda.enqueue_resize_normalize(
+            module, images, preset, low, high, quantize, dtype, channels_last, content_hash
+        )
+        raise_unusable(images, images_cuda.bad_indices(unusable), low, high)
+        return out, hashes
     run = _run_cpu if images[0].device.type == "cpu" else resize_normalize_torch
     return run(images, preset, low, high, quantize, dtype, channels_last, content_hash)
 
@@ -152,12 +171,19 @@ def _(
     content_hash: bool,
 ) -> tuple[Tensor, Tensor]:
     out = empty_out(len(images), dtype, channels_last, images[0].device)
-    return out, torch.empty(len(images) if content_hash else 0, 2, dtype=torch.int64)
+    return out, torch.empty(len(images) if content_hash else 0, 2, dtype=torch.int64, device=images[0].device)
 
 
 @torch.library.impl("fidfast::content_hash", "default")
 def _content_hash_op(images: Sequence[Tensor], low: float, high: float, quantize: str) -> Tensor:
+    module = images_cuda.module_for(images)
+    if module is not None:
+        hashes = torch.zeros(len(images), 2, dtype=torch.int64, device=images[0].device)
+        unusable = images_cuda.launch(module, images, None, hashes, "pytorch-fid", low, high, quantize, False)
+        raise_unusable(images, images_cuda.bad_indices(unusable), low, high)
+        return hashes
     if images[0].device.type != "cpu":
+        check_torch(images, low, high)
         return torch.cat([torch_hash(torch_to_255(image[None], low, high, quantize)) for image in images])
     hashes = torch.empty(len(images), 2, dtype=torch.int64)
     _call_cpu(images, None, hashes, "pytorch-fid", low, high, quantize, False)
@@ -166,7 +192,7 @@ def _content_hash_op(images: Sequence[Tensor], low: float, high: float, quantize
 
 @torch.library.register_fake("fidfast::content_hash")
 def _(images: Sequence[Tensor], low: float, high: float, quantize: str) -> Tensor:
-    return torch.empty(len(images), 2, dtype=torch.int64)
+    return torch.empty(len(images), 2, dtype=torch.int64, device=images[0].device)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def resize_normalize_torch(
     real = torch.float32 if device.type == "mps" else torch.float64
     centre, scale, clip = _cpu.preset(preset)
     out = empty_out(len(images), dtype, channels_last, device)
-    hashes = torch.empty(len(images) if content_hash else 0, 2, dtype=torch.int64)
+    hashes = torch.empty(len(images) if content_hash else 0, 2, dtype=torch.int64, device=device)
     check_torch(images, low, high)
     by_size: dict[tuple[int, int], list[int]] = {}
     for i, image in enumerate(images):
@@ -107,7 +107,7 @@ def _signed(x: int) -> int:
 def torch_hash(
     values: Tensor,  # (N, 3, H, W) float32 on the scale 0..255
 ) -> Tensor:
-    """(N, 2) int64 on the CPU; content_hash.h says what is computed. int64 products wrap as unsigned ones do."""
+    """(N, 2) int64; content_hash.h says what is computed. int64 products wrap as unsigned ones do."""
     segment, golden, multipliers, keys = _cpu.hash_constants()
     count, _, height, width = values.shape
     values = values.clamp(0.0, 255.0).round().to(torch.int64)
@@ -125,4 +125,4 @@ def torch_hash(
         x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
         x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
         halves.append(x ^ _shift_right(x, 31))
-    return torch.stack(halves, 1).cpu()
+    return torch.stack(halves, 1)
