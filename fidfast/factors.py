@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fidfast.moments import StatisticsError, centre_rows
+from fidfast.ops import add_lower_product
 
 # Square roots of eigenvalues lose half of the digits of those near zero. Up to this bound on the error, relative to the
 # sum, they are taken; beyond it singular values are, which square nothing and take three times as long. At full rank
@@ -134,7 +135,7 @@ def congruence(sigma: Tensor, factor: Factor) -> Tensor:
 def gram(m: Tensor) -> Tensor:
     """The lower triangle of M Mᵀ, (rows, rows); what stands above it is unspecified."""
     out = m.new_zeros(m.shape[0], m.shape[0])
-    _gram_lower(m, out)
+    add_lower_product(out, m, m.T)
     return out
 
 
@@ -197,14 +198,3 @@ def _congruence_lower(a: Tensor, lower: Tensor, out: Tensor) -> None:
     out[first, first] += mixed
     out[first, first] += mixed.T
     _congruence_lower(a[second, second], lower[second, second], out[second, second])
-
-
-def _gram_lower(m: Tensor, out: Tensor) -> None:
-    size = m.shape[0]
-    if size <= _BLOCK:
-        torch.mm(m, m.T, out=out)
-        return
-    half = size // 2
-    torch.mm(m[half:], m[:half].T, out=out[half:, :half])
-    _gram_lower(m[:half], out[:half, :half])
-    _gram_lower(m[half:], out[half:, half:])

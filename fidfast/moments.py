@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fidfast.ops import add_covariance
+
 # Products of two covariances must stay below 1e308.
 _LARGEST = 1e140
 # A float32 covariance is symmetric to 1e-7 of its largest entry; one that is off by more was not made by a covariance.
@@ -21,7 +23,7 @@ class StatisticsError(ValueError):
 
 @dataclass(frozen=True)
 class Sums:
-    """n, a fixed shift k, Σ(x-k) and Σ(x-k)(x-k)ᵀ."""
+    """n, a fixed shift k, Σ(x-k) and Σ(x-k)(x-k)ᵀ, of which only the lower triangle counts."""
 
     count: int
     shift: Tensor  # (D,) float32
@@ -133,12 +135,10 @@ def centre_rows(rows: Tensor) -> tuple[Tensor, Tensor]:  # (n, D) float32 → (D
     return mean + rest, centred
 
 
-def add_rows(sums: Sums, rows: Tensor, *, in_place: bool) -> Sums:
-    shifted = rows.double().sub_(sums.shift.double())
-    add = torch.Tensor.addmm_ if in_place else torch.addmm
-    return Sums(
-        sums.count + len(rows), sums.shift, sums.total + shifted.sum(dim=0), add(sums.scatter, shifted.T, shifted)
-    )
+def add_rows(sums: Sums, rows: Tensor, *, in_place: bool) -> Sums:  # (n, D) float32
+    total, scatter = (sums.total, sums.scatter) if in_place else (sums.total.clone(), sums.scatter.clone())
+    add_covariance(rows, sums.shift, total, scatter)
+    return Sums(sums.count + len(rows), sums.shift, total, scatter)
 
 
 def sums_of_moments(count: int, mean: Tensor, centred_scatter: Tensor) -> Sums:

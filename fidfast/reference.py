@@ -216,6 +216,31 @@ def covariance(features: Tensor) -> tuple[np.ndarray, np.ndarray]:  # (N, D) →
     return rows.mean(axis=0), np.atleast_2d(np.cov(rows, rowvar=False))
 
 
+def add_covariance(rows: Tensor, shift: Tensor, total: Tensor, scatter: Tensor, first_index: int = 0) -> None:
+    """Twin of ops.add_covariance: row after row, all of scatter."""
+    groups = total.shape[0] if total.ndim == 2 else 1
+    totals, scatters = total.view(groups, -1), scatter.view(groups, *scatter.shape[-2:])
+    for i, row in enumerate(rows.double() - shift.double()):
+        totals[(first_index + i) % groups] += row
+        scatters[(first_index + i) % groups] += torch.outer(row, row)
+
+
+def symmetric_product(
+    x: Tensor,  # (m, D)
+    y: Tensor | None = None,
+    *,
+    addend: Tensor | None = None,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    gamma: float = 0.0,
+) -> Tensor:
+    """Twin of ops.symmetric_product in float64: row after row of x and y, not symmetric beyond rounding."""
+    right = (x if y is None else y).double()
+    product = (x.double()[:, :, None] * right[:, None, :]).sum(dim=0)
+    result = alpha * product + gamma * torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
+    return result if addend is None else result + beta * addend.double()
+
+
 def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
     """The formula of Heusel et al. 2017 (TTUR) as it stands: scipy's square root of Σ1 Σ2, of which the real part."""
     import scipy.linalg

@@ -26,8 +26,8 @@ from fidfast.moments import (
     check_moments,
     combine,
     sums_of_moments,
-    symmetric,
 )
+from fidfast.ops import mirror_lower
 from fidfast.statistics_io import is_statistics_file, read_statistics, write_statistics
 
 __all__ = ["FeatureStatistics", "StatisticsError", "StatisticsMetadata", "check_comparable", "is_statistics_file"]
@@ -322,12 +322,12 @@ class FeatureStatistics:
             if self._rows is None:
                 raise StatisticsError(f"{self.source}: no samples yet")
             mean, centred = centre_rows(self._rows[:pending])
-            return mean, symmetric(centred.T @ centred / (pending - 1))
+            return mean, mirror_lower(centred.T @ centred / (pending - 1))
         if self._rows is not None and pending:
             sums = add_rows(sums, self._rows[:pending], in_place=False)
         centre = sums.total / sums.count
         covariance = (sums.scatter - torch.outer(sums.total, centre)) / (sums.count - 1)
-        return sums.shift.double() + centre, symmetric(covariance)
+        return sums.shift.double() + centre, mirror_lower(covariance)
 
     def _own_sums(self) -> Sums | None:
         if self._given is None:

@@ -1,0 +1,108 @@
+"""Mean and covariance of features (N, 2048) float32 that lie on a GPU: our kernel against float64 products in torch.
+
+    python -m benchmarks.bench_cuda_covariance
+
+Bound: the float64 matrix-product rate of the device on the N·D² operations that a symmetric product needs.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.timing import awaited, check_close, gemm_rate, medians, paired, paired_ratio, plain, require_gpu
+from fidfast import ops
+from fidfast.statistics import FeatureStatistics
+
+BLOCK = 2048  # rows of a flush at D = 2048
+Sums = tuple[Tensor, Tensor]  # (D,), (D, D) float64
+
+
+def zeros(dim: int) -> Sums:
+    return tuple(torch.zeros(*shape, dtype=torch.float64, device="cuda") for shape in ((dim,), (dim, dim)))
+
+
+def by_kernel(features: Tensor, shift: Tensor) -> Sums:
+    total, scatter = zeros(features.shape[1])
+    for rows in features.split(BLOCK):
+        ops.add_covariance(rows, shift, total, scatter)
+    return total, scatter
+
+
+def by_torch(features: Tensor, shift: Tensor) -> Sums:
+    """The same sums by cuBLAS, block by block: what a user would write."""
+    total, scatter = zeros(features.shape[1])
+    for rows in features.split(BLOCK):
+        shifted = rows.double() - shift
+        total += shifted.sum(dim=0)
+        scatter.addmm_(shifted.T, shifted)
+    return total, scatter
+
+
+def torchmetrics_sums(features: Tensor, batch_size: int = 64) -> Sums:
+    """torchmetrics/image/fid.py: update() per batch."""
+    total, scatter = zeros(features.shape[1])
+    for rows in features.split(batch_size):
+        wide = rows.double()
+        total += wide.sum(dim=0)
+        scatter += wide.t().mm(wide)
+    return total, scatter
+
+
+def by_statistics(features: Tensor, batch_size: int) -> Tensor:
+    statistics = FeatureStatistics(features.shape[1])
+    for rows in features.split(batch_size):
+        statistics.update(rows)
+    return statistics.sigma
+
+
+def run(*, quick: bool = False) -> dict[str, Any]:
+    device = require_gpu()
+    dim, count = 2048, 10_000 if quick else 50_000
+    generator = torch.Generator("cuda").manual_seed(0)
+    spread = torch.rand(dim, generator=generator, device="cuda") ** 3
+    features = torch.rand((count, dim), generator=generator, device="cuda") * spread
+    shift = features[:512].mean(dim=0)
+    expected = torch.cov(features.double().T)
+    scale = float(expected.abs().max())
+    differences = {}
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        rows = features.to(dtype)
+        (total, scatter), (their_total, their_scatter) = by_kernel(rows, shift), by_torch(rows, shift)
+        pairs = {"total": (total, their_total), "scatter": (scatter.tril(), their_scatter.tril())}
+        for name, (ours, theirs) in pairs.items():
+            apart = float((ours - theirs).abs().max() / theirs.abs().max())
+            differences[f"{name}, {dtype}"] = check_close(f"{name} of {dtype}", apart, 0.0, absolute=1e-12)
+    apart = float((by_statistics(features, 1000) - expected).abs().max()) / scale
+    differences["sigma"] = check_close("sigma", apart, 0.0, absolute=1e-12)
+    runs = {
+        "kernel": awaited(lambda: by_kernel(features, shift)),
+        "torch": awaited(lambda: by_torch(features, shift)),
+        "torchmetrics": awaited(lambda: torchmetrics_sums(features)),
+        "FeatureStatistics, batches of 64": awaited(lambda: by_statistics(features, 64)),
+        "FeatureStatistics, batches of 1000": awaited(lambda: by_statistics(features, 1000)),
+    }
+    for dtype in (torch.float16, torch.bfloat16):
+        rows = features.to(dtype)
+        runs[f"kernel, {dtype}"] = awaited(lambda rows=rows: by_kernel(rows, shift))
+    taken = paired(runs, rounds=3 if quick else 5)
+    middle = medians(taken)
+    rate = gemm_rate(torch.float64, device="cuda")
+    return {
+        "device": device,
+        "n": count,
+        "feature_dim": dim,
+        "max_relative_difference": differences,
+        "seconds": middle,
+        "float64_flops": rate,
+        "fraction_of_gemm": count * dim**2 / rate / middle["kernel"],
+        "ratio_torch": paired_ratio(taken, "torch", "kernel"),
+        "ratio_torchmetrics": paired_ratio(taken, "torchmetrics", "FeatureStatistics, batches of 64"),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(plain(run()), indent=1))
