@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fidfast import ops
 from fidfast.precision import strict_float32
 from fidfast.quintic import QUINTIC
 
@@ -72,7 +73,7 @@ def polar(
     with strict_float32(m.device) if dtype == torch.float32 else contextlib.nullcontext():
         x = (m / scale).to(dtype)
         gram = _gram(x)
-        square = gram @ gram
+        square = ops.symmetric_product(gram)
         top = _positive(_norm(square) ** 0.25)  # (Σσ⁸)^⅛, hardly above σ₁
         x, gram, square = x / top, gram / top**2, square / top**4
         root = None
@@ -114,7 +115,7 @@ def nuclear_bracket(m: Tensor, u: Tensor) -> NuclearBracket:
     extent = gram.diagonal().sum()  # ‖U‖_F²
     rounding = 1.1 * _UNIT * (length + size) * norm * (extent + 1.5 * extent.sqrt())
     rounding = rounding + _UNIT * size**0.5 * norm  # of the division by scale
-    defect = _norm(gram @ gram - gram)
+    defect = _norm(ops.symmetric_product(gram, addend=gram, beta=-1.0))
     lower = torch.where(defect <= _GRAM_DEFECT, value - rounding, 0.0).clamp(min=0)
 
     lifted = (product + product.T) / 2
@@ -131,14 +132,12 @@ def nuclear_bracket(m: Tensor, u: Tensor) -> NuclearBracket:
 
 def _gram(x: Tensor) -> Tensor:  # (m, r) → (r, r)
     """XᵀX."""
-    return x.T @ x
+    return ops.symmetric_product(x)
 
 
 def _polynomial(gram: Tensor, a: float, b: float, c: float) -> Tensor:
     """aI + bG + cG² of a symmetric G (r, r)."""
-    polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-    polynomial.diagonal().add_(a)
-    return polynomial
+    return ops.symmetric_product(gram, addend=gram, alpha=c, beta=b, gamma=a)
 
 
 def _norm(matrix: Tensor) -> Tensor:
