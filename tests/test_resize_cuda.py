@@ -81,7 +81,7 @@ def test_equals_the_twin_in_every_layout_and_output_type(backend: Backend, prese
         assert got.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         assert_close(got, expected[chosen])
         assert torch.equal(got_hashes, hashes[chosen])
-        if turn < 2:
+        if turn == 1:
             alone, none, _ = run(backend, images, preset, dtype=dtype, channels_last=channels_last, content_hash=False)
             assert torch.equal(alone, got) and none.shape == (0, 2)
 
@@ -91,11 +91,10 @@ def test_large_reductions(backend: Backend, preset: str) -> None:
     images = [edges(600, 200), edges(97, 1400)]  # the second one needs several tiles of columns
     expected, hashes = reference.resize_normalize(images, preset, content_hash=True)
     interleaved = [image.permute(1, 2, 0).contiguous().permute(2, 0, 1) for image in images]
-    for views in (images, interleaved):
-        got, got_hashes, _ = run(backend, views, preset)
-        assert_close(got, expected)
-        assert torch.equal(got_hashes, hashes)
-        assert torch.equal(run(backend, views, preset, content_hash=False)[0], got)
+    got, got_hashes, _ = run(backend, images, preset)
+    assert_close(got, expected)
+    assert torch.equal(got_hashes, hashes)
+    assert torch.equal(run(backend, interleaved, preset, content_hash=False)[0], got)
 
 
 def test_pillow_sums_are_the_bits_of_the_cpu(backend: Backend) -> None:
@@ -203,13 +202,12 @@ def test_only_hashes(backend: Backend) -> None:
 
 
 def test_unusable_floats_are_flagged(backend: Backend) -> None:
-    good = torch.rand(3, 30, 310)
-    for value in (float("nan"), float("inf"), 1.3, -0.3):
+    good = torch.rand(3, 5, 900)
+    for value, quantize in ((float("nan"), "round"), (float("inf"), ""), (1.3, "round"), (-0.3, "")):
         bad = good.clone()
-        bad[2, 7, 200] = value  # between the pixels that the filter reads
-        for quantize in ("round", ""):
-            unusable = run(backend, [good, bad, good], "pytorch-fid", quantize=quantize, content_hash=False)[2]
-            assert bad_indices(unusable) == [1]
+        bad[2, 3, 451] = value  # between the pixels that the filter reads
+        unusable = run(backend, [good, bad, good], "pytorch-fid", quantize=quantize, content_hash=False)[2]
+        assert bad_indices(unusable) == [1]
     small_overshoot = torch.rand(3, 9, 9) * 1.4 - 0.2
     out, _, unusable = run(backend, [small_overshoot], "pytorch-fid")
     assert bad_indices(unusable) == []
@@ -300,11 +298,14 @@ def test_longest_side(backend: Backend) -> None:
     """No preset, type or layout asks for more shared memory than there is."""
     one = torch.tensor([200, 100, 0], dtype=torch.uint8)[:, None, None]
     image = one.expand(3, 1, backend.module.max_side)
-    for preset in PRESETS:
-        expected = preprocess([one], preset)
-        for view, quantize in ((image, "round"), ((one.float() / 255).expand_as(image), "")):
-            out, _, _ = run(backend, [view], preset, quantize=quantize, content_hash=False)
-            assert_close(out, expected, "resize/original")  # the sum of 110 float32 weights is not 1
+    floats = (one.float() / 255).expand_as(image)
+    for preset, view, quantize in (
+        ("torchmetrics", image, "round"),
+        ("torchmetrics", floats, ""),
+        ("clean-fid", floats, ""),
+    ):
+        out, _, _ = run(backend, [view], preset, quantize=quantize, content_hash=False)
+        assert_close(out, preprocess([one], preset), "resize/original")  # the sum of 110 float32 weights is not 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@
 // Bytes: strips share the source rows of the taps that cross their boundary: of 299 / strips output rows' worth, 3
 // (bicubic) or 1 more. There are at most 20 strips, so at most 1.2 times the rows are asked for, while 1056 blocks
 // (132 multiprocessors, two blocks each, four times) are wanted; with 100 images or more 1.1 times, and mostly from the
-// second-level cache, since the strips of an image run side by side.
+// second-level cache, since the strips of an image run side by side. Images too wide for one tile of columns are cut:
+// then the tiles share up to 63 pixels and the taps across the boundary, 8 % at 2048 pixels.
 #include "kernels/cuda/resize_normalize.h"
 
 #include <algorithm>
@@ -209,26 +210,27 @@ Kernel kernel_for(const ResizeNormalizeParams& params, bool scatter) {
     return scatter ? kernel_for<float, true, 3>(source) : kernel_for<float, false, 2>(source);
 }
 
-// Widest region of a tile of `columns` outputs (only hashed: of source pixels) of the images of a launch. Starts of
-// neighbouring outputs lie width / 299 apart, two more for their rounding; 63 of the first's segment, the last one's
-// taps and the word behind them, 63 to a whole segment.
-int64_t region_width(const Launch& p, int64_t count, int64_t columns) {
-    int64_t widest = 0;
-    for (int64_t i = 0; i < count; i++) {
-        const int64_t width = p.images[i].width;
-        const int64_t between = p.output.data ? columns * width / kOut + 2 + 63 + (p.images[i].chunks + 1) * kChunk
-                                      : std::min(columns, width);
-        widest = std::max(widest, (between + 63) / kHashSegment * kHashSegment);
-    }
-    return widest;
+// Widest region of a tile of `columns` outputs (only hashed: of source pixels) of an image. Starts of neighbouring
+// outputs lie width / 299 apart, two more for their rounding; then 63 of the first's segment, the last one's taps and
+// the word behind them; in whole segments.
+int64_t region_width(const Launch& p, const DeviceImage& image, int64_t columns) {
+    const int64_t width = image.width, behind = (image.chunks + 1) * kChunk;
+    const int64_t widest = p.output.data ? std::min(columns * width / kOut + 2 + 63, width) + behind
+                                         : std::min(columns, width);
+    return (widest + kHashSegment - 1) / kHashSegment * kHashSegment;
 }
 
+// 1024 pixels wide, all 299 outputs: 576 bytes, 5 KB of sums, two stages of four raw rows of 3 (1024 + 32) bytes, four
+// unpacked ones of 3 (1088 + 16), 3.75 KB to turn outputs: 47 KB.
 SharedLayout shared_layout(const Launch& p, int64_t images, int64_t columns, Source source) {
-    const int64_t width = region_width(p, images, columns);
     SharedLayout shared{};
-    for (int64_t i = 0; i < images; i++)
-        if (p.images[i].layout != Layout::any) shared.raw_plane = int(width + 32);  // 15 in front, whole pieces
-    shared.plane = int(width + 16) * (source == Source::floats ? 4 : 1);
+    for (int64_t i = 0; i < images; i++) {
+        const DeviceImage& image = p.images[i];
+        const int64_t width = region_width(p, image, columns), inside = (int64_t(image.width) + 15) / 16 * 16;
+        shared.plane = std::max(shared.plane, int(width + 16) * (source == Source::floats ? 4 : 1));
+        if (image.layout != Layout::any)  // 15 bytes in front, whole pieces
+            shared.raw_plane = std::max(shared.raw_plane, int(std::min(width, inside) + 32));
+    }
     shared.threads = p.output.data ? int(columns + 31) / 32 * 32 : kMaxThreads;
     return shared;
 }
@@ -241,7 +243,7 @@ cudaError_t launch_together(const ResizeNormalizeParams& params, Launch& p, int6
         outputs = 1;
         for (int64_t i = 0; i < images; i++) outputs = std::max<int64_t>(outputs, p.images[i].width);
     }
-    // As few tiles as fit the budget. Only hashed, a tile is a multiple of a segment.
+    // As few tiles of columns as fit the budget. Only hashed, a tile is a multiple of a segment.
     p.tiles = 0;
     do {
         p.tiles++;
