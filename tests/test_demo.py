@@ -75,6 +75,7 @@ def result(value: float) -> FIDResult:
         precision="fp32",
         device="cpu",
         route="low rank",
+        error_bound=None,
         duplicates={},
         kernels={"resize_normalize": "cpu avx2"},
         seconds={},

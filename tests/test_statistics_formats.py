@@ -258,7 +258,7 @@ def test_float32_covariance_of_few_images_is_read_and_clipped_with_a_warning(tmp
     few[0, 1] += 1e-7
     loaded = FeatureStatistics.load(_npz(mu=MU.astype(np.float32), sigma=few)(tmp_path))
     assert torch.equal(loaded.sigma, loaded.sigma.T)
-    with pytest.warns(UserWarning, match=r"x\.npz: sigma must be positive semidefinite.*sum to -"):
+    with pytest.warns(UserWarning, match=r"x\.npz: expected a positive semidefinite matrix.*sum to -"):
         loaded.factor()
 
 

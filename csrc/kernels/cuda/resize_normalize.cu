@@ -88,8 +88,12 @@ __device__ __forceinline__ void stream_rows(const Launch& p, const DeviceImage& 
     if (!usable) atomicOr(p.unusable + region.index, 1);
 }
 
+// Blocks that share a multiprocessor's registers. Sums in double of float images spill on sm_80 with two.
+template <typename Real, Source kSource>
+constexpr int kBlocks = sizeof(Real) == 8 && kSource != Source::bytes ? 1 : 2;
+
 template <typename Real, bool kScatter, int kWindow, Source kSource>
-__global__ void __launch_bounds__(kMaxThreads, 2) resize_kernel(const __grid_constant__ Launch p) {
+__global__ void __launch_bounds__(kMaxThreads, kBlocks<Real, kSource>) resize_kernel(const __grid_constant__ Launch p) {
     // Rows that a thread resizes together, so that a weight is loaded once for all. Two blocks leave 96 registers a
     // thread: twelve sums of four rows are too many where each takes two.
     constexpr int kBatch = sizeof(Real) == 8 ? 2 : kRows;
