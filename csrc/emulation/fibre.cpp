@@ -19,21 +19,7 @@ namespace {
 
 constexpr size_t kStack = 256 * 1024;  // address space: the system gives memory to the pages that are touched
 constexpr size_t kGuard = 64 * 1024;   // an overflow ends here
-constexpr size_t kAllStacks = Fibre::kMost * (kStack + kGuard);
 constexpr size_t kStagger = 16 * 1024;  // so that the stacks' hot ends do not compete for the same cache lines
-
-char* all_stacks = nullptr;
-
-char* stack_of(size_t index) {
-    if (!all_stacks) {
-        void* memory =
-            mmap(nullptr, kAllStacks, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (memory == MAP_FAILED) throw std::bad_alloc();
-        all_stacks = static_cast<char*>(memory);
-        for (size_t i = 0; i < Fibre::kMost; i++) mprotect(all_stacks + i * (kStack + kGuard), kGuard, PROT_NONE);
-    }
-    return all_stacks + index * (kStack + kGuard) + kGuard;
-}
 
 }  // namespace
 
@@ -105,9 +91,20 @@ static void* first_context(char* stack, size_t size, void (*run)(Fibre*), Fibre*
 
 #endif
 
-bool Fibre::is_on_a_stack(const void* address) {
-    const char* byte = static_cast<const char*>(address);
-    return all_stacks && byte >= all_stacks && byte < all_stacks + kAllStacks;
+char* Fibre::all_stacks_ = nullptr;
+char* Fibre::end_of_stacks_ = nullptr;
+
+char* Fibre::stack_of(size_t index) {
+    constexpr size_t each = kStack + kGuard;
+    if (!all_stacks_) {
+        void* memory =
+            mmap(nullptr, kMost * each, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) throw std::bad_alloc();
+        all_stacks_ = static_cast<char*>(memory);
+        end_of_stacks_ = all_stacks_ + kMost * each;
+        for (size_t i = 0; i < kMost; i++) mprotect(all_stacks_ + i * each, kGuard, PROT_NONE);
+    }
+    return all_stacks_ + index * each + kGuard;
 }
 
 void Fibre::prepare(Entry entry, void* argument, size_t index) {

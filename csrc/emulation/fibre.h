@@ -24,12 +24,18 @@ public:
     // From inside: back to the scheduler for good.
     [[noreturn]] void finish();
 
-    static bool is_on_a_stack(const void* address);
+    static bool is_on_a_stack(const void* address) {
+        const char* byte = static_cast<const char*>(address);
+        return byte >= all_stacks_ && byte < end_of_stacks_;
+    }
 
 private:
     void leave(bool for_good);
     static void run(Fibre* self);
 
+    static char* stack_of(size_t index);
+
+    static char *all_stacks_, *end_of_stacks_;
     char* stack_ = nullptr;
     void* context_ = nullptr;  // where the fibre stands
     void* caller_ = nullptr;   // where the scheduler stands

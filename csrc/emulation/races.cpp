@@ -98,32 +98,57 @@ bool is_ordered(const Write& write, bool shared, int self) {
 
 enum class Kind { read, write, atomic };
 
-void note(const void* address, size_t size, Kind kind, const void* code) {
-    Thread* thread = launch_state.running;
-    if (!thread || !size || Fibre::is_on_a_stack(address)) return;
-    const int self = thread->number;
-    const auto start = reinterpret_cast<uintptr_t>(address);
-    const bool shared = launch_state.shared->holds(address, 1);
-    if (launch_state.shared->is_overrun(address, size))
-        report_overrun(address, size, kind == Kind::read ? "reads" : "writes", code);
-    const size_t step = shared ? 1 : kPlace;
-    for (uintptr_t at = start; at < start + size; at = (at / step + 1) * step) {
-        const uintptr_t end = std::min<uintptr_t>(start + size, (at / step + 1) * step);
-        const auto bytes = uint8_t(shared ? 1 : ((1u << (end - at)) - 1) << at % kPlace);
-        Write* place;
-        if (shared) {
-            const size_t offset = at - reinterpret_cast<uintptr_t>(launch_state.shared->data());
-            place = &shared_writes[offset];
-        } else {
-            Page* page = find_page(at / kPage, kind != Kind::read);
-            if (!page) continue;
-            place = &(*page)[at % kPage / kPlace];
-        }
-        if (place->bytes & bytes && !(place->atomic && kind == Kind::atomic) && !is_ordered(*place, shared, self))
-            report(address, size, kind == Kind::read ? "reads" : "writes", *place, code);
-        if (kind != Kind::read)
-            *place = {epoch, known[self][self % kWarp], uint16_t(self), bytes, kind == Kind::atomic};
+struct Access {
+    const void* address;
+    size_t size;
+    Kind kind;
+    const void* code;
+};
+
+void check(const Access& access, const Write& place, unsigned bytes, bool shared, int self) {
+    if (!(place.bytes & bytes) || (place.atomic && access.kind == Kind::atomic) || is_ordered(place, shared, self))
+        return;
+    report(access.address, access.size, access.kind == Kind::read ? "reads" : "writes", place, access.code);
+}
+
+void note_shared(const Access& access, size_t offset, int self) {
+    const Write now{epoch, known[self][self % kWarp], uint16_t(self), 1, access.kind == Kind::atomic};
+    Write* place = &shared_writes[offset];
+    for (size_t i = 0; i < access.size; i++) {
+        const bool same_write = i && place[i].epoch == place[i - 1].epoch && place[i].thread == place[i - 1].thread;
+        if (!same_write || place[i].clock != place[i - 1].clock) check(access, place[i], 1, true, self);
     }
+    if (access.kind != Kind::read) std::fill(place, place + access.size, now);
+}
+
+void note_global(const Access& access, uintptr_t start, int self) {
+    const uintptr_t end = start + access.size;
+    for (uintptr_t at = start; at < end;) {
+        const uintptr_t page_end = std::min(end, (at / kPage + 1) * kPage);
+        Page* page = find_page(at / kPage, access.kind != Kind::read);
+        if (!page) {  // nobody wrote there
+            at = page_end;
+            continue;
+        }
+        for (; at < page_end; at = (at / kPlace + 1) * kPlace) {
+            const uintptr_t last = std::min(page_end, (at / kPlace + 1) * kPlace);
+            const auto bytes = uint8_t(((1u << (last - at)) - 1) << at % kPlace);
+            Write& place = (*page)[at % kPage / kPlace];
+            check(access, place, bytes, false, self);
+            if (access.kind != Kind::read)
+                place = {epoch, known[self][self % kWarp], uint16_t(self), bytes, access.kind == Kind::atomic};
+        }
+    }
+}
+
+void note(const void* address, size_t size, Kind kind, const void* code) {
+    const Thread* thread = launch_state.running;
+    if (!thread || !size || Fibre::is_on_a_stack(address)) return;
+    const SharedMemory& shared = *launch_state.shared;
+    const Access access{address, size, kind, code};
+    if (!shared.is_near(address, size)) return note_global(access, reinterpret_cast<uintptr_t>(address), thread->number);
+    if (!shared.holds(address, size)) report_overrun(address, size, kind == Kind::read ? "reads" : "writes", code);
+    note_shared(access, size_t(static_cast<const unsigned char*>(address) - shared.data()), thread->number);
 }
 
 }  // namespace

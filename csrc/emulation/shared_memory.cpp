@@ -9,7 +9,6 @@
 namespace fidfast::emulation {
 namespace {
 
-constexpr size_t kRedzone = 1024;
 constexpr auto kAlignment = std::align_val_t(1024);
 constexpr unsigned char kCanary = 0xC7;
 
@@ -32,11 +31,6 @@ void SharedMemory::guard() {
 }
 
 void SharedMemory::unguard() { ASAN_UNPOISON_MEMORY_REGION(memory_, size_ + 2 * kRedzone); }
-
-bool SharedMemory::is_overrun(const void* address, size_t bytes) const {
-    const auto* first = static_cast<const unsigned char*>(address);
-    return first + bytes > memory_ && first < data_ + size_ + kRedzone && !holds(address, bytes);
-}
 
 void SharedMemory::fill_with_rubbish(uint64_t seed) {
     for (size_t i = 0; i < size_; i += 8) {

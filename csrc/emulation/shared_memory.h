@@ -20,13 +20,17 @@ public:
         const auto* first = static_cast<const unsigned char*>(address);
         return first >= data_ && first + bytes <= data_ + size_;
     }
-    // Some of these bytes lie in a redzone.
-    bool is_overrun(const void* address, size_t bytes) const;
+    // Some of these bytes are its own or its redzones'.
+    bool is_near(const void* address, size_t bytes) const {
+        const auto* first = static_cast<const unsigned char*>(address);
+        return first + bytes > data_ - kRedzone && first < data_ + size_ + kRedzone;
+    }
     void fill_with_rubbish(uint64_t seed);
     // What was written around it, or nothing. Where AddressSanitizer watches, it has spoken before.
     std::string overrun();
 
 private:
+    static constexpr size_t kRedzone = 1024;
     void guard();
     void unguard();
 
