@@ -146,7 +146,8 @@ void note(const void* address, size_t size, Kind kind, const void* code) {
     if (!thread || !size || Fibre::is_on_a_stack(address)) return;
     const SharedMemory& shared = *launch_state.shared;
     const Access access{address, size, kind, code};
-    if (!shared.is_near(address, size)) return note_global(access, reinterpret_cast<uintptr_t>(address), thread->number);
+    if (!shared.is_near(address, size))
+        return note_global(access, reinterpret_cast<uintptr_t>(address), thread->number);
     if (!shared.holds(address, size)) report_overrun(address, size, kind == Kind::read ? "reads" : "writes", code);
     note_shared(access, size_t(static_cast<const unsigned char*>(address) - shared.data()), thread->number);
 }
