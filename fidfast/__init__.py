@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "FIDResult": "fidfast.result",
-    "FidfastWarning": "fidfast.evaluate",
+    "FidfastWarning": "fidfast.result",
     "compute_fid": "fidfast.evaluate",
     "compute_statistics": "fidfast.evaluate",
     "FeatureStatistics": "fidfast.statistics",
@@ -24,6 +24,9 @@ _HOMES = {
     "preprocess": "fidfast.preprocessing",
     "ImagesError": "fidfast.images",
     "WeightsError": "fidfast.weights",
+    "image_seeds": "fidfast.seeds",
+    "randn_per_image": "fidfast.seeds",
+    "rank_seed": "fidfast.seeds",
 }
 
 __all__ = [
@@ -39,16 +42,20 @@ __all__ = [
     "compute_fid",
     "compute_statistics",
     "frechet_distance",
+    "image_seeds",
     "preprocess",
+    "randn_per_image",
+    "rank_seed",
 ]
 
 if TYPE_CHECKING:
-    from fidfast.evaluate import FidfastWarning, compute_fid, compute_statistics
+    from fidfast.evaluate import compute_fid, compute_statistics
     from fidfast.features import FeatureExtractor
     from fidfast.frechet import frechet_distance
     from fidfast.images import ImagesError
     from fidfast.preprocessing import PRESETS, Preset, preprocess
-    from fidfast.result import FIDResult
+    from fidfast.result import FidfastWarning, FIDResult
+    from fidfast.seeds import image_seeds, randn_per_image, rank_seed
     from fidfast.statistics import FeatureStatistics, StatisticsError
     from fidfast.weights import WeightsError
 

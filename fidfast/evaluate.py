@@ -21,14 +21,10 @@ from fidfast.features import CallableExtractor, FeatureExtractor, resolve_extrac
 from fidfast.frechet import statistics_distance
 from fidfast.images import ImagesError, ImageSource, open_images
 from fidfast.preprocessing import get_preset
-from fidfast.result import FIDResult
+from fidfast.result import FidfastWarning, FIDResult
 from fidfast.statistics import FeatureStatistics, StatisticsError, check_comparable, is_statistics_file
 
 Extractor = FeatureExtractor | CallableExtractor
-
-
-class FidfastWarning(UserWarning):
-    """Something about a result that its reader should know."""
 
 
 @dataclass

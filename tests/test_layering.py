@@ -14,7 +14,7 @@ RANKS = [
     {"ops", "reference"},
     {"preprocessing", "weights", "inception", "precision", "features"}
     | {"metadata", "moments", "factors", "statistics_io", "statistics", "frechet"},
-    {"images", "decode", "files", "workers", "duplicates", "photographs", "result"},
+    {"images", "decode", "files", "workers", "duplicates", "photographs", "result", "seeds"},
     {"evaluate", "metric"},
     {"training", "compat", "demo", "report", "doctor", "cli", "__main__"},
 ]
