@@ -13,7 +13,7 @@ RANKS = [
     {"_cpu", "_cuda", "_version", "__init__"},
     {"ops", "reference"},
     {"preprocessing", "weights", "inception", "precision", "features"}
-    | {"metadata", "moments", "factors", "statistics_io", "statistics", "frechet"},
+    | {"metadata", "moments", "factors", "statistics_io", "statistics", "frechet", "groups", "error_bars"},
     {"images", "decode", "files", "workers", "duplicates", "photographs", "result", "seeds"},
     {"evaluate", "metric"},
     {"training", "compat", "demo", "report", "doctor", "cli", "__main__"},
