@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fidfast.accumulate import Side
+from fidfast.distributed import Ranks
+from fidfast.frechet import statistics_distance
 from fidfast.moments import Sums, moments_of_sums
 from fidfast.statistics import FeatureStatistics, StatisticsMetadata
 
@@ -15,6 +21,73 @@ GROUPS = 10
 # of it is left (tests/test_error_bars.py).
 LEAST_PER_DIMENSION = 5
 _LEAST_GROUPS = 5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A distance and, where they were wanted and can be had, its error bars."""
+
+    value: float
+    raw: float
+    route: str
+    seconds: float
+    standard_error: float | None = None
+    corrected: float | None = None
+    floor: float | None = None
+    note: str | None = None  # why there are no error bars
+
+
+def measure(real: Side, generated: Side, ranks: Ranks, *, error_bars: bool) -> Measured:
+    """The distance between two sides, the same on every rank; the K + 2 decompositions are shared between the ranks."""
+    counts, sums_of = generated.group_counts, generated.group_sums
+    note = refusal(counts, generated.statistics.feature_dim) if error_bars and sums_of is not None else None
+    parts: Iterator[tuple[int, Sums]] = iter(())
+    total: Sums | None = None
+    if error_bars and sums_of is not None and note is None:
+        total = _reduced(sums_of(None), sum(counts), ranks, None)
+        groups = [group for group, count in enumerate(counts) if count]
+        parts = (
+            (group, part)
+            for turn, group in enumerate(groups)
+            if (part := _reduced(sums_of(group), counts[group], ranks, turn % ranks.size)) is not None
+        )
+        if ranks.size > 1:
+            parts = iter(list(parts))  # every rank takes part in every sum before any begins to compute
+
+    def work() -> dict[str, Any]:
+        said: dict[str, Any] = {"without": {}}
+        if ranks.rank == 0:
+            term = statistics_distance(generated.statistics, real.statistics)
+            said["term"] = [term.value, term.raw, term.route, term.seconds]
+        if total is None:
+            return said
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said once, with the distance itself
+            for group, part in parts:
+                rest = without_group(total, part, generated.statistics.metadata)
+                said["without"][str(group)] = statistics_distance(rest, real.statistics).raw
+        if ranks.rank == ranks.size - 1:
+            if real.eigenvalues is None:
+                real.eigenvalues = torch.linalg.eigvalsh(real.statistics.sigma)
+            said["floor"] = perfect_model_floor(real.eigenvalues, total.count)
+        return said
+
+    everybody = ranks.together(work)
+    value, raw, route, seconds = everybody[0]["term"]
+    if total is None:
+        return Measured(value, raw, route, seconds, note=note)
+    without = {int(group): one for said in everybody for group, one in said["without"].items()}
+    chosen = sorted(without)
+    corrected, error = jackknife(raw, [counts[group] for group in chosen], [without[group] for group in chosen])
+    return Measured(value, raw, route, seconds, error, corrected, everybody[-1]["floor"])
+
+
+def _reduced(sums: Sums, count: int, ranks: Ranks, to: int | None) -> Sums | None:
+    """The sums of all ranks, ``count`` images in all, on rank ``to`` (None: on every rank)."""
+    if to is None:
+        return Sums(count, sums.shift, ranks.all_reduce(sums.total), ranks.all_reduce(sums.scatter))
+    total, scatter = ranks.reduce(sums.total, to), ranks.reduce(sums.scatter, to)
+    return None if total is None or scatter is None else Sums(count, sums.shift, total, scatter)
 
 
 def refusal(counts: Sequence[int], feature_dim: int) -> str | None:

@@ -13,8 +13,9 @@ RANKS = [
     {"_cpu", "_cuda", "_version", "__init__"},
     {"ops", "reference"},
     {"preprocessing", "weights", "inception", "precision", "features"}
-    | {"metadata", "moments", "factors", "statistics_io", "statistics", "frechet", "groups", "error_bars"},
-    {"images", "decode", "files", "workers", "duplicates", "photographs", "result", "seeds"},
+    | {"metadata", "moments", "factors", "statistics_io", "statistics", "frechet", "groups"},
+    {"images", "decode", "files", "workers", "duplicates", "photographs", "result", "seeds"}
+    | {"distributed", "accumulate", "error_bars"},
     {"evaluate", "metric"},
     {"training", "compat", "demo", "report", "doctor", "cli", "__main__"},
 ]
