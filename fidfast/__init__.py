@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "FID": "fidfast.metric",
+    "DuplicateImagesError": "fidfast.duplicates",
     "FIDResult": "fidfast.result",
+    "RanksError": "fidfast.distributed",
     "FidfastWarning": "fidfast.result",
     "compute_fid": "fidfast.evaluate",
     "compute_statistics": "fidfast.evaluate",
@@ -30,13 +33,16 @@ _HOMES = {
 }
 
 __all__ = [
+    "FID",
     "PRESETS",
+    "DuplicateImagesError",
     "FIDResult",
     "FeatureExtractor",
     "FeatureStatistics",
     "FidfastWarning",
     "ImagesError",
     "Preset",
+    "RanksError",
     "StatisticsError",
     "WeightsError",
     "compute_fid",
@@ -49,10 +55,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from fidfast.distributed import RanksError
+    from fidfast.duplicates import DuplicateImagesError
     from fidfast.evaluate import compute_fid, compute_statistics
     from fidfast.features import FeatureExtractor
     from fidfast.frechet import frechet_distance
     from fidfast.images import ImagesError
+    from fidfast.metric import FID
     from fidfast.preprocessing import PRESETS, Preset, preprocess
     from fidfast.result import FidfastWarning, FIDResult
     from fidfast.seeds import image_seeds, randn_per_image, rank_seed

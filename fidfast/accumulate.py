@@ -167,6 +167,19 @@ class Accumulator:
         self.indices = None if state["indices"] is None else array("q", state["indices"].tolist())
 
 
+def check_index(index: Tensor | Sequence[int], count: int) -> Tensor:  # (N,) int64 on the CPU
+    indices = torch.as_tensor(index, device="cpu") if not isinstance(index, Tensor) else index.detach().cpu()
+    if indices.numel() == 0 and count == 0:
+        return indices.to(torch.int64)
+    if indices.shape != (count,) or indices.is_floating_point() or indices.dtype == torch.bool:
+        raise ValueError(
+            f"index: expected {count} whole numbers, one for each image, got {indices.dtype} of {tuple(indices.shape)}"
+        )
+    if int(indices.min()) < 0:
+        raise ValueError(f"index: expected numbers of at least 0, got {int(indices.min())}")
+    return indices.to(torch.int64)
+
+
 def keep_once(indices: Sequence[np.ndarray], held: Sequence[int]) -> list[np.ndarray]:
     """Which images of each rank, (n,) bool, so that every global index counts once; ``held`` of its last can go.
 

@@ -155,6 +155,10 @@ class FirstImages:
     def knows(self, rank: int) -> bool:
         return rank in self._others
 
+    def of(self, rank: int) -> np.ndarray:
+        """(n, 2) int64"""
+        return self._others[rank][0]
+
     def learn(self, rank: int, data: bytes) -> None:
         columns = np.frombuffer(data, dtype=np.int64).reshape(-1, 3)
         self._others[rank] = np.ascontiguousarray(columns[:, :2]), columns[:, 2]

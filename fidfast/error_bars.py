@@ -21,6 +21,7 @@ GROUPS = 10
 # of it is left (tests/test_error_bars.py).
 LEAST_PER_DIMENSION = 5
 _LEAST_GROUPS = 5
+_NO_GROUPS = "no error bars: they need the generated images, of whose statistics nothing can be left out"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ class Measured:
 def measure(real: Side, generated: Side, ranks: Ranks, *, error_bars: bool) -> Measured:
     """The distance between two sides, the same on every rank; the K + 2 decompositions are shared between the ranks."""
     counts, sums_of = generated.group_counts, generated.group_sums
-    note = refusal(counts, generated.statistics.feature_dim) if error_bars and sums_of is not None else None
+    note = None
+    if error_bars:
+        note = refusal(counts, generated.statistics.feature_dim) if sums_of is not None else _NO_GROUPS
     parts: Iterator[tuple[int, Sums]] = iter(())
     total: Sums | None = None
     if error_bars and sums_of is not None and note is None:

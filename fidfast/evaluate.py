@@ -84,7 +84,7 @@ def compute_fid(
         ImagesError, StatisticsError, WeightsError, ValueError, TypeError: naming the argument or file, what was
         expected and what came, before any long work where that is possible.
     """
-    _check_choice("on_error", on_error, ("raise", "skip"))
+    check_choice("on_error", on_error, ("raise", "skip"))
     _check_positive("batch_size", batch_size)
     started = time.perf_counter()
     own_network = feature_extractor is not None
@@ -94,9 +94,9 @@ def compute_fid(
     with ExitStack() as stack:
         sources: dict[str, ImageSource] = {}
         for name, images in (("real", real), ("generated", generated)):
-            if _is_statistics(images):
+            if is_statistics(images):
                 sides[name] = Side(
-                    _load_statistics(
+                    load_statistics(
                         images,
                         name,
                         preset=None if own_network else preset,
@@ -106,7 +106,7 @@ def compute_fid(
                 )
             else:
                 sources[name] = stack.enter_context(
-                    _open(images, name, batch_size, num_workers, on_error, recursive, preset, ranks)
+                    open_side(images, name, batch_size, num_workers, on_error, recursive, preset, ranks)
                 )
         if sources:
             extractor = resolve_extractor(
@@ -159,10 +159,10 @@ def compute_statistics(
     The arguments are those of :func:`compute_fid`, and so are the errors. ``compute_statistics(x).save("x.npz")``
     writes a file that fidfast, pytorch-fid and the other tools take in the place of the images.
     """
-    _check_choice("on_error", on_error, ("raise", "skip"))
+    check_choice("on_error", on_error, ("raise", "skip"))
     _check_positive("batch_size", batch_size)
     ranks = Ranks(alone=not all_ranks)
-    with _open(images, "images", batch_size, num_workers, on_error, recursive, preset, ranks) as source:
+    with open_side(images, "images", batch_size, num_workers, on_error, recursive, preset, ranks) as source:
         extractor = resolve_extractor(
             feature_extractor,
             preset=preset,
@@ -179,13 +179,13 @@ def compute_statistics(
     return side.statistics
 
 
-def _is_statistics(images: Any) -> bool:
+def is_statistics(images: Any) -> bool:
     if isinstance(images, FeatureStatistics):
         return True
     return isinstance(images, (str, os.PathLike)) and is_statistics_file(images)
 
 
-def _load_statistics(
+def load_statistics(
     images: Any, name: str, *, preset: str | None, feature_dim: int | None, allow_pickle: bool
 ) -> FeatureStatistics:
     if isinstance(images, FeatureStatistics):
@@ -196,7 +196,7 @@ def _load_statistics(
         raise StatisticsError(f"{name}: {error}") from error
 
 
-def _open(
+def open_side(
     images: Any,
     name: str,
     batch_size: int,
@@ -254,7 +254,7 @@ def read_side(
     )
     if ranks.size == 1 and len(accumulator) < 2:
         raise ImagesError(f"{source.name}: a covariance needs at least 2 images, got {len(accumulator)}")
-    meeting = f"evaluate/{next(_meetings)}"
+    meeting = f"evaluate/{next(_meetings)}" if ranks.size > 1 else ""
     agree = {
         "side": source.name,
         "preset": extractor.preset,
@@ -360,7 +360,7 @@ def warn_of(notes: Iterable[str], ranks: Ranks) -> None:
         warnings.warn(note, FidfastWarning, stacklevel=4)
 
 
-def _check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{argument} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 

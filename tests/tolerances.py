@@ -17,6 +17,7 @@ TOLERANCES: dict[str, Tolerance] = {
     "resize/pillow": Tolerance(0, 3e-7, "the two passes in the other order: a float32 rounding of 255, on [-1, 1]"),
     "resize/twin": Tolerance(0, 1e-6, "float32 sums of up to 30 taps against float64, on [-1, 1]"),
     "statistics/covariance": Tolerance(1e-12, 1e-13, "float64 sums in another order than numpy's"),
+    "ranks/features": Tolerance(1e-10, 0, "the same features summed on several ranks: float64, of tr(Σ1 + Σ2)"),
     "frechet/exact": Tolerance(1e-9, 1e-11, "full rank, against a value known in extended precision"),
     "frechet/scipy": Tolerance(1e-9, 2e-5, "scipy's sqrtm is itself off by 1e-5 on singular sets"),
     "frechet/self": Tolerance(1e-11, 1e-9, "traces of about 10 cancel to rounding, for any n and repeated rows"),
