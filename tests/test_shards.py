@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from test_evaluate import make_images, save_folder
 
 import fidfast
+from fidfast import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.weights
@@ -23,18 +25,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return save_folder(folder / "real", make_images(75, 1)), save_folder(folder / "generated", make_images(81, 2))
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=300
-    )
-
-
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return run(
-        "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--rdzv-backend=c10d",
-        "--rdzv-endpoint=localhost:0", *arguments, "--feature-dim", "64",
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--rdzv-backend=c10d",
+        "--rdzv-endpoint=localhost:0", *map(str, arguments), "--feature-dim", "64",
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
 def torchrun_fidfast(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -60,16 +57,21 @@ def test_torchrun_of_two_images_sets_and_of_one(folders, tmp_path, weights_path)
     assert (result["num_real"], result["num_generated"]) == (75, 81)
 
 
-def test_the_example_of_a_job_array_and_merge(folders, tmp_path, weights_path):
+def run_example(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: a start of Python takes as long as the work."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments), "--feature-dim", "64"])
+    runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+
+
+def test_the_example_of_a_job_array_and_merge(folders, tmp_path, weights_path, monkeypatch, capsys):
     real, _ = folders
     for task in range(2):
-        part = run(
-            ROOT / "examples/statistics_in_shards.py", real, tmp_path, "--task", task, "--tasks", 2, "--feature-dim", 64
-        )
-        assert part.returncode == 0, part.stderr
-        assert part.stdout == f"{tmp_path / f'{task:05d}.npz'}: {38 - task} of 75 images\n"
-    merged = run("-m", "fidfast", "merge", *sorted(tmp_path.glob("0*.npz")), "-o", tmp_path / "all.npz")
-    assert merged.returncode == 0, merged.stderr
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
+        monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+        run_example("statistics_in_shards.py", real, tmp_path, monkeypatch=monkeypatch)
+        assert capsys.readouterr().out == f"{tmp_path / f'{task:05d}.npz'}: {38 - task} of 75 images\n"
+    parts = sorted(map(str, tmp_path.glob("0*.npz")))
+    assert cli.main(["merge", *parts, "-o", str(tmp_path / "all.npz")]) == 0
     expected = fidfast.compute_statistics(real, feature_dim=64, progress=False)
     loaded = fidfast.FeatureStatistics.load(tmp_path / "all.npz")
     assert loaded.num_samples == 75
@@ -77,12 +79,14 @@ def test_the_example_of_a_job_array_and_merge(folders, tmp_path, weights_path):
     assert (loaded.content_hashes == expected.content_hashes).all()
 
 
-def test_the_example_of_every_rank_prints_one_number_for_one_and_two_ranks(folders, tmp_path, weights_path):
+def test_the_example_of_every_rank_prints_one_number_for_one_and_two_ranks(
+    folders, tmp_path, weights_path, monkeypatch, capsys
+):
     reference = fidfast.compute_statistics(folders[0], feature_dim=64, progress=False).save(tmp_path / "real.npz")
-    script, options = ROOT / "examples/fid_on_every_rank.py", ("--num-samples", 34, "--batch-size", 8)
-    alone = run(script, reference, *options, "--feature-dim", 64)
-    assert alone.returncode == 0, alone.stderr
-    assert alone.stdout.startswith("FID of 34 images: ")
-    two = torchrun(script, reference, *options)
+    options = (reference, "--num-samples", 34, "--batch-size", 8)
+    run_example("fid_on_every_rank.py", *options, monkeypatch=monkeypatch)
+    alone = capsys.readouterr().out
+    assert alone.startswith("FID of 34 images: ")
+    two = torchrun(ROOT / "examples/fid_on_every_rank.py", *options)
     assert two.returncode == 0, two.stderr
-    assert two.stdout == alone.stdout
+    assert two.stdout == alone
