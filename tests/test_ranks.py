@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import signal
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -252,10 +253,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     processes = [context.Process(target=main, args=(rank, str(folder))) for rank in range(WORLD)]
     for process in processes:
         process.start()
+    end = time.monotonic() + 200
     for process in processes:
-        process.join(timeout=300)
-        if process.is_alive():
-            process.kill()
+        process.join(timeout=max(0.0, end - time.monotonic()))
+    hung = [rank for rank, process in enumerate(processes) if process.is_alive()]
+    for rank in hung:
+        processes[rank].kill()
+    assert not hung, f"{name_ranks(hung)} did not end: waiting for each other in a collective?"
     results = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)]
     for result in results:
         assert "failure" not in result, result["failure"]
