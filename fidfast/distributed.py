@@ -161,7 +161,7 @@ class Ranks:
         return moved.to(tensor.device)
 
     def reduce(self, tensor: Tensor, to: int) -> Tensor | None:
-        """The sum over the ranks, on rank ``to`` only."""
+        """The sum over the ranks, on rank ``to`` only; the argument may be overwritten."""
         if self.size == 1:
             return tensor
         moved = tensor.to(self.device).contiguous()
@@ -172,7 +172,7 @@ class Ranks:
         """The tensor of rank ``source``, on everybody's own device; all of one shape and dtype."""
         if self.size == 1:
             return tensor
-        moved = tensor.to(self.device).contiguous()
+        moved = tensor.to(self.device, copy=True).contiguous()
         dist.broadcast(moved, src=self._members[source], group=self.group)
         return moved.to(tensor.device)
 

@@ -13,7 +13,7 @@ from fidfast.moments import StatisticsError, moments_of_sums
 from fidfast.statistics import FeatureStatistics
 
 D = 24
-TOLERANCE = TOLERANCES["statistics/covariance"]
+TOLERANCE = TOLERANCES["statistics/groups"]
 
 
 def features_of(count: int, seed: int = 0) -> torch.Tensor:
@@ -32,8 +32,8 @@ def grouped(features: torch.Tensor, groups: torch.Tensor, batch: int, **options)
 def assert_moments(sums, rows: torch.Tensor) -> None:
     mean, covariance = moments_of_sums(sums)
     expected_mean, expected = reference.covariance(rows)
-    np.testing.assert_allclose(mean, expected_mean, rtol=TOLERANCE.rtol, atol=1e-12)
-    np.testing.assert_allclose(covariance, expected, rtol=1e-10, atol=1e-11)
+    np.testing.assert_allclose(mean, expected_mean, rtol=TOLERANCE.rtol, atol=TOLERANCE.atol)
+    np.testing.assert_allclose(covariance, expected, rtol=TOLERANCE.rtol, atol=TOLERANCE.atol)
     assert sums.count == len(rows)
 
 

@@ -24,6 +24,7 @@ import fidfast
 from fidfast.distributed import Ranks, disagreement, name_ranks
 
 WORLD = 4
+FID, ERROR_BARS = TOLERANCES["ranks/fid"].rtol, TOLERANCES["ranks/error-bars"].rtol
 # Images on each rank: uneven, with empty ranks, in total at most D (8), D + 1, and many more.
 SPLITS = {
     "uneven": [130, 1, 300, 69],
@@ -31,7 +32,7 @@ SPLITS = {
     "few": [3, 0, 2, 2],
     "D": [8, 0, 0, 0],
     "D + 1": [0, 3, 3, 3],
-    "large": [1500, 2, 700, 900],
+    "large": [1500, 2, 1300, 900],  # ranks 0 and 2 have sums, about different shifts
 }
 
 
@@ -253,7 +254,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     processes = [context.Process(target=main, args=(rank, str(folder))) for rank in range(WORLD)]
     for process in processes:
         process.start()
-    end = time.monotonic() + 200
+    end = time.monotonic() + 400
     for process in processes:
         process.join(timeout=max(0.0, end - time.monotonic()))
     hung = [rank for rank, process in enumerate(processes) if process.is_alive()]
@@ -295,21 +296,21 @@ def test_any_split_gives_the_number_of_one_process(found, name, world):
     assert result["route"] == expected.route  # by rows while the total is at most D, however it is split
     if len(images) >= 5 * D:
         for field in ("standard_error", "corrected", "floor"):
-            assert result[field] == pytest.approx(getattr(expected, field), rel=1e-8)
+            assert result[field] == pytest.approx(getattr(expected, field), rel=ERROR_BARS)
     else:
         assert result["standard_error"] is None and "too few" in result["notes"][-1]
 
 
 def test_without_indices_or_with_images_as_the_reference(found):
     images = make_images(sum(SPLITS["uneven"]))
-    assert equal_on(found, "without index")["fid"] == pytest.approx(float(alone(images)), rel=1e-10)
+    assert equal_on(found, "without index")["fid"] == pytest.approx(float(alone(images)), rel=FID)
     images = make_images(sum(SPLITS["large"]))
     expected = alone(images, make_images(201, 99) // 2)
     result = equal_on(found, "reference images")
-    assert result["fid"] == pytest.approx(float(expected), rel=1e-9) and result["num_real"] == 201
+    assert result["fid"] == pytest.approx(float(expected), rel=FID) and result["num_real"] == 201
     images = make_images(sum(SPLITS["empty"]))
     assert equal_on(found, "large reference")["fid"] == pytest.approx(
-        float(alone(images, make_images(3000, 98))), rel=1e-9
+        float(alone(images, make_images(3000, 98))), rel=FID
     )
 
 
@@ -322,7 +323,7 @@ def test_a_metric_of_one_process_takes_no_notice_of_the_others(found):
 def test_the_padding_of_a_distributed_sampler_counts_once(found):
     result = equal_on(found, "padding")
     assert result["num_generated"] == 50 == result["num_effective"]
-    assert result["fid"] == pytest.approx(float(alone(make_images(50))), rel=1e-10)
+    assert result["fid"] == pytest.approx(float(alone(make_images(50))), rel=FID)
 
 
 @pytest.mark.parametrize(
@@ -379,8 +380,8 @@ def test_image_seeds_give_the_same_images_and_number_for_one_two_and_four_ranks(
     expected = fid.compute()
     for result in (equal_on(found, "image_seeds"), equal_on(found[:2], "image_seeds of two")):
         assert result["num_effective"] == 48
-        assert result["fid"] == pytest.approx(float(expected), rel=1e-10)
-        assert result["standard_error"] == pytest.approx(expected.standard_error, rel=1e-8)
+        assert result["fid"] == pytest.approx(float(expected), rel=FID)
+        assert result["standard_error"] == pytest.approx(expected.standard_error, rel=ERROR_BARS)
 
 
 def test_compute_fid_on_all_ranks(found):
@@ -388,13 +389,13 @@ def test_compute_fid_on_all_ranks(found):
     options = {"feature_extractor": moments, "progress": False}
     expected = fidfast.compute_fid(real, images, error_bars=True, **options)
     result = equal_on(found, "compute_fid")
-    assert result["fid"] == pytest.approx(float(expected), rel=1e-9)
-    assert result["standard_error"] == pytest.approx(expected.standard_error, rel=1e-8)
+    assert result["fid"] == pytest.approx(float(expected), rel=FID)
+    assert result["standard_error"] == pytest.approx(expected.standard_error, rel=ERROR_BARS)
     assert (result["num_real"], result["num_generated"]) == (61, 90)
-    assert equal_on(found, "compute_fid of batches")["fid"] == pytest.approx(float(expected), rel=1e-9)
+    assert equal_on(found, "compute_fid of batches")["fid"] == pytest.approx(float(expected), rel=FID)
     few = fidfast.compute_fid(real[:3], images[:3], **options)
-    assert equal_on(found, "compute_fid of three")["fid"] == pytest.approx(float(few), rel=1e-9)
-    assert equal_on(found, "compute_statistics") == pytest.approx([*statistics_of(images).mu.tolist(), 90], rel=1e-12)
+    assert equal_on(found, "compute_fid of three")["fid"] == pytest.approx(float(few), rel=FID)
+    assert equal_on(found, "compute_statistics") == pytest.approx([*statistics_of(images).mu.tolist(), 90], rel=FID)
 
 
 def test_a_killed_rank_is_named_within_the_timeout_and_nothing_is_lost(found):
