@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "FID": "fidfast.metric",
+    "DuplicateImagesError": "fidfast.duplicates",
     "FIDResult": "fidfast.result",
-    "FidfastWarning": "fidfast.evaluate",
+    "RanksError": "fidfast.distributed",
+    "FidfastWarning": "fidfast.result",
     "compute_fid": "fidfast.evaluate",
     "compute_statistics": "fidfast.evaluate",
     "FeatureStatistics": "fidfast.statistics",
@@ -26,10 +29,15 @@ _HOMES = {
     "preprocess": "fidfast.preprocessing",
     "ImagesError": "fidfast.images",
     "WeightsError": "fidfast.weights",
+    "image_seeds": "fidfast.seeds",
+    "randn_per_image": "fidfast.seeds",
+    "rank_seed": "fidfast.seeds",
 }
 
 __all__ = [
+    "FID",
     "PRESETS",
+    "DuplicateImagesError",
     "FIDResult",
     "FeatureExtractor",
     "FeatureStatistics",
@@ -37,23 +45,31 @@ __all__ = [
     "FrechetBracket",
     "ImagesError",
     "Preset",
+    "RanksError",
     "StatisticsError",
     "WeightsError",
     "compute_fid",
     "compute_statistics",
     "frechet_distance",
+    "image_seeds",
     "matrix_sqrt",
     "preprocess",
+    "randn_per_image",
+    "rank_seed",
 ]
 
 if TYPE_CHECKING:
-    from fidfast.evaluate import FidfastWarning, compute_fid, compute_statistics
+    from fidfast.distributed import RanksError
+    from fidfast.duplicates import DuplicateImagesError
+    from fidfast.evaluate import compute_fid, compute_statistics
     from fidfast.features import FeatureExtractor
     from fidfast.frechet import frechet_distance
     from fidfast.images import ImagesError
+    from fidfast.metric import FID
     from fidfast.polar_distance import FrechetBracket
     from fidfast.preprocessing import PRESETS, Preset, preprocess
-    from fidfast.result import FIDResult
+    from fidfast.result import FidfastWarning, FIDResult
+    from fidfast.seeds import image_seeds, randn_per_image, rank_seed
     from fidfast.square_root import matrix_sqrt
     from fidfast.statistics import FeatureStatistics, StatisticsError
     from fidfast.weights import WeightsError

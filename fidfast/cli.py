@@ -6,12 +6,13 @@ Exit status: 0 success; 1 bad input or a failed evaluation; 2 wrong usage; 130 i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,6 +33,10 @@ other commands:
 
 REAL, GENERATED and IMAGES are a folder, a .zip, .tar, .npz (arr_0) or .npy file of images; REAL and GENERATED also a
 statistics file. A folder that is named like a command is written ./stats.
+
+on several processes, GPUs or machines, each of which takes its share of the images:
+  torchrun --nproc-per-node 8 -m fidfast REAL GENERATED
+  torchrun --nproc-per-node 8 -m fidfast stats IMAGES -o FILE.npz
 """
 
 
@@ -120,6 +125,8 @@ def _fid_parser() -> argparse.ArgumentParser:
     _add_network_options(parser)
     parser.add_argument("--allow-pickle", action="store_true",
                         help="read statistics files that are pickles; loading one runs code")  # fmt: skip
+    parser.add_argument("--error-bars", action="store_true",
+                        help="also the standard error, and the value without the bias of a finite n")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object, the number under 'fid'")
     parser.add_argument("--version", action="version", version=f"fidfast {__version__}")
     return parser
@@ -176,21 +183,57 @@ def _demo_parser() -> argparse.ArgumentParser:
 def _run_fid(options: argparse.Namespace) -> int:
     from fidfast.evaluate import compute_fid
 
-    arguments = vars(options).copy()
-    as_json = arguments.pop("json")
-    result = compute_fid(arguments.pop("real"), arguments.pop("generated"), **arguments)
-    print(json.dumps(result.to_dict()) if as_json else f"{result:.6f}")
+    with _process_group(options) as (all_ranks, rank):
+        arguments = vars(options).copy()
+        as_json = arguments.pop("json")
+        result = compute_fid(arguments.pop("real"), arguments.pop("generated"), all_ranks=all_ranks, **arguments)
+    if rank == 0:
+        print(json.dumps(result.to_dict()) if as_json else f"{result:.6f}")
+        if result.standard_error is not None:
+            print(
+                f"fidfast: note: standard error {result.standard_error:.6f}; without the bias of "
+                f"{result.num_generated} images {result.corrected:.6f}; a perfect model would score {result.floor:.6f}",
+                file=sys.stderr,
+            )
+        elif options.error_bars and result.notes:
+            print(f"fidfast: note: {result.notes[-1]}", file=sys.stderr)
     return 0
 
 
 def _run_stats(options: argparse.Namespace) -> int:
     from fidfast.evaluate import compute_statistics
 
-    arguments = vars(options).copy()
-    output: Path = _output_file(arguments.pop("output"))
-    compute_statistics(arguments.pop("images"), **arguments).save(output)
-    print(output)
+    output: Path = _output_file(options.output)
+    with _process_group(options) as (all_ranks, rank):
+        arguments = {name: value for name, value in vars(options).items() if name not in ("images", "output")}
+        statistics = compute_statistics(options.images, all_ranks=all_ranks, **arguments)
+    if rank == 0:
+        statistics.save(output)
+        print(output)
     return 0
+
+
+@contextlib.contextmanager
+def _process_group(options: argparse.Namespace) -> Iterator[tuple[bool, int]]:
+    """(whether this is one of several processes that torchrun has started, its rank)."""
+    # Not RANK and WORLD_SIZE alone: some clusters set those in every shell, where nobody else would come.
+    if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        yield False, 0
+        return
+    import torch
+    import torch.distributed as dist
+
+    if options.device is None:
+        options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.device == "cuda":
+        options.device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    if options.device.startswith("cuda"):
+        torch.cuda.set_device(options.device)
+    dist.init_process_group("nccl" if options.device.startswith("cuda") else "gloo")
+    try:
+        yield True, dist.get_rank()
+    finally:
+        dist.destroy_process_group()
 
 
 def _run_merge(options: argparse.Namespace) -> int:

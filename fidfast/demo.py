@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from fidfast import __version__
-from fidfast.evaluate import FidfastWarning, compute_fid, compute_statistics
+from fidfast.evaluate import compute_fid, compute_statistics
 from fidfast.features import FeatureExtractor
 from fidfast.photographs import CROP, DISTORTIONS, Crop, Distortion, choose_crops, cut, distorted_crops, load_photos
 from fidfast.report import (
@@ -39,6 +39,7 @@ from fidfast.report import (
     settings_of,
     write_atomically,
 )
+from fidfast.result import FidfastWarning
 
 NUM_IMAGES = 200  # 14 sets: three minutes on two busy AVX-512 cores (15 images a second), five at 9 images a second
 UNDISTORTED = "none"

@@ -32,12 +32,16 @@ from fidfast.files import (
 )
 from fidfast.workers import (
     DEATH,
+    DatasetReader,
     Item,
     Reader,
+    Shard,
+    ShardReader,
     default_workers,
     in_tasks,
-    read_here,
+    read_all,
     read_in_workers,
+    take_shard,
     worker_died,
 )
 
@@ -52,9 +56,12 @@ class ImageSource:
     """
 
     def __init__(
-        self, name: str, batches: Batches, *, count: int | None, batch_size: int, notes: list[str], on_error: str
-    ) -> None:
-        self.name, self.count, self.batch_size, self.notes, self.on_error = name, count, batch_size, notes, on_error
+        self, name: str, batches: Batches, count: int | None, batch_size: int, notes: list[str], on_error: str,
+        shard: Shard = (0, 1),
+    ) -> None:  # fmt: skip
+        self.name, self.batch_size, self.notes, self.on_error, self.shard = name, batch_size, notes, on_error, shard
+        self.total = count  # of all shards
+        self.count = None if count is None else len(range(shard[0], count, shard[1]))
         self.skipped: list[tuple[str, str]] = []
         self.decode_seconds = 0.0
         self._batches = batches
@@ -88,6 +95,8 @@ class ImageSource:
             close = getattr(batches, "close", None)
             if close is not None:
                 close()
+        if self.shard[1] > 1:  # other ranks may have what this one lacks
+            return
         if index == 0:
             raise ImagesError(f"{self.name}: expected images, got none: the source is empty")
         if index == len(self.skipped):
@@ -96,11 +105,12 @@ class ImageSource:
 
     def _readable(self, batch: list[Item], start: int) -> list[torch.Tensor]:
         images = []
-        for index, item in enumerate(batch, start):
+        for place, item in enumerate(batch, start):
+            index = self.shard[0] + place * self.shard[1]
             if not isinstance(item, Unreadable):
                 images.append(item)
             elif item.fatal or self.on_error == "raise":
-                where = f"image {index}" if self.count is None else f"image {index} of {self.count}"
+                where = f"image {index}" if self.total is None else f"image {index} of {self.total}"
                 raise ImagesError(f"{self.name}: cannot read {item.path} ({where}): {item.reason}") from item.cause
             else:
                 self.skipped.append((item.path, item.reason))
@@ -132,6 +142,7 @@ def open_images(
     recursive: bool = True,
     preset: str = "pytorch-fid",
     name: str = "images",
+    shard: Shard | None = None,
 ) -> ImageSource:
     """The images in ``source``, which is any of:
 
@@ -152,6 +163,7 @@ def open_images(
         recursive: read the subfolders of a folder too.
         preset: whose tool ``notes`` compares a folder with.
         name: what error messages call the source.
+        shard: (first, step): only the images first, first + step, …, of all that there are.
 
     Raises:
         ImagesError: when the source is not there, is empty or is no set of images: now, before any long work. When an
@@ -163,22 +175,30 @@ def open_images(
         opened = _open(source, batch_size, num_workers, recursive, preset)
     except ImagesError as error:
         raise ImagesError(f"{name}: {error}") from error.__cause__
-    return ImageSource(
-        name, opened.batches, count=opened.total, batch_size=batch_size, notes=opened.notes, on_error=on_error
-    )
+    batches = opened.batches if shard is None else _shard_of(opened, shard)
+    return ImageSource(name, batches, opened.total, batch_size, opened.notes, on_error, shard or (0, 1))
 
 
 class _Opened(NamedTuple):
     batches: Batches
     total: int | None
     notes: list[str]
+    reader: Reader | None = None  # of images that can be read in any order
+    num_workers: int = 0
+
+
+def _shard_of(opened: _Opened, shard: Shard) -> Batches:
+    if opened.reader is None:
+        return lambda: take_shard(opened.batches(), shard)
+    reader = ShardReader(opened.reader, shard)
+    return lambda: read_all(reader, opened.num_workers)
 
 
 def _open(source: Any, batch_size: int, num_workers: int | None, recursive: bool, preset: str) -> _Opened:
     if isinstance(source, (str, bytes, os.PathLike)):
         return _open_path(os.fsdecode(source), batch_size, num_workers, recursive, preset)
     if isinstance(source, Dataset) and not isinstance(source, IterableDataset):
-        return _open_reader(_DatasetReader(source), num_workers or 0)
+        return _open_reader(DatasetReader(source), num_workers or 0)
     if is_array(source):
         return _open_array(source, batch_size)
     if isinstance(source, (list, tuple)):
@@ -284,7 +304,7 @@ def _repeated(count: int, what: str) -> list[str]:
 def _open_reader(reader: Reader, num_workers: int) -> _Opened:
     if len(reader) == 0:
         raise ImagesError("expected images, got an empty set")
-    return _Opened(lambda: read_in_workers(reader, num_workers) if num_workers else read_here(reader), len(reader), [])
+    return _Opened(lambda: read_all(reader, num_workers), len(reader), [], reader, num_workers)
 
 
 def _open_array_file(stream: ArrayStream, batch_size: int, num_workers: int | None) -> _Opened:
@@ -367,24 +387,3 @@ def _read_items(items: Iterator[Any], owned: bool) -> Iterator[Item]:
             yield Unreadable(label, reason_of(error), cause=error)
         else:
             yield from images if owned else map(torch.clone, images)
-
-
-class _DatasetReader:
-    """A torch Dataset of images, (image, label) tuples or dicts."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        if not hasattr(dataset, "__len__"):
-            raise ImagesError("expected a Dataset with a length or an IterableDataset, got one with neither")
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def label(self, index: int) -> str:
-        return f"item {index} of the Dataset"
-
-    def read(self, index: int) -> torch.Tensor:
-        images = images_of(self.dataset[index])
-        if len(images) != 1:
-            raise ImagesError(f"expected one image for each item of a Dataset, got {len(images)}")
-        return images[0]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fidfast.ops import add_covariance
+from fidfast.ops import add_covariance, mirror_lower
 
 # Products of two covariances must stay below 1e308.
 _LARGEST = 1e140
@@ -106,6 +106,32 @@ def as_tensor(value: Tensor | np.ndarray) -> Tensor:
     return value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))
 
 
+def check_shift(shift: Tensor | np.ndarray, size: int) -> Tensor:
+    """(D,) float32, a copy."""
+    tensor = as_tensor(shift).to(torch.float32)
+    if tensor.shape != (size,) or not bool(torch.isfinite(tensor).all()):
+        raise StatisticsError(f"shift: expected {size} finite numbers, got shape {tuple(tensor.shape)}")
+    return tensor.clone()
+
+
+def check_features(features: Tensor | np.ndarray, size: int, before: int) -> Tensor:
+    """(N, D) of any float type as float32 on its own device (the CPU for MPS, which has no float64); all finite."""
+    batch = as_tensor(features)
+    if batch.ndim != 2 or batch.shape[1] != size:
+        raise StatisticsError(f"features: expected shape (N, {size}), got {tuple(batch.shape)}")
+    if not batch.is_floating_point():
+        raise StatisticsError(f"features: expected a float type, got {batch.dtype}")
+    batch = batch.to(device="cpu" if batch.device.type == "mps" else batch.device, dtype=torch.float32)
+    finite = torch.isfinite(batch).all(dim=1)
+    if not bool(finite.all()):
+        bad = torch.nonzero(~finite).flatten()
+        raise StatisticsError(
+            f"features: expected finite numbers, got NaN or infinity in {len(bad)} of {len(batch)} rows, "
+            f"the first at index {before + int(bad[0])} of all rows so far; none of these {len(batch)} were added"
+        )
+    return batch
+
+
 def _real_tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
         tensor = value
@@ -139,6 +165,28 @@ def add_rows(sums: Sums, rows: Tensor, *, in_place: bool) -> Sums:  # (n, D) flo
     total, scatter = (sums.total, sums.scatter) if in_place else (sums.total.clone(), sums.scatter.clone())
     add_covariance(rows, sums.shift, total, scatter)
     return Sums(sums.count + len(rows), sums.shift, total, scatter)
+
+
+def zero_sums(shift: Tensor) -> Sums:  # (D,) float32
+    zeros = torch.zeros(len(shift), len(shift), dtype=torch.float64, device=shift.device)
+    return Sums(0, shift, zeros[0].clone(), zeros)
+
+
+def moments_of_sums(sums: Sums) -> tuple[Tensor, Tensor]:
+    """The mean (D,) and the unbiased covariance (D, D)."""
+    centre = sums.total / sums.count
+    covariance = (sums.scatter - torch.outer(sums.total, centre)) / (sums.count - 1)
+    return sums.shift.double() + centre, mirror_lower(covariance)
+
+
+def rebase(sums: Sums, shift: Tensor) -> Sums:
+    """The same samples about another shift (D,) float32."""
+    if torch.equal(sums.shift, shift):
+        return sums
+    apart = sums.shift.double() - shift.double()
+    cross = torch.outer(apart, sums.total)
+    scatter = sums.scatter + cross + cross.T + sums.count * torch.outer(apart, apart)
+    return Sums(sums.count, shift, sums.total + sums.count * apart, scatter)
 
 
 def sums_of_moments(count: int, mean: Tensor, centred_scatter: Tensor) -> Sums:

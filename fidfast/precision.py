@@ -57,6 +57,14 @@ def strict_float32(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Nothing of the caller's torch is other after than before: random state, autocast, modes and switches."""
+    devices = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), network_switches(device):
+        yield
+
+
+@contextlib.contextmanager
 def _float32_precision(tf32: bool) -> Iterator[None]:
     if not hasattr(torch.backends, "fp32_precision"):
         with _float32_precision_before_2_9(tf32):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
+
+
+class FidfastWarning(UserWarning):
+    """Something about a result that its reader should know."""
 
 
 class FIDResult(float):
     """The Fréchet Inception Distance (squared form, no unit; 0 is equal, lower is closer) of two image sets.
 
-    It is a ``float``: it compares, formats, sorts, pickles and serialises as one. It cannot be changed, and carries:
+    It is a ``float``: it compares, formats, sorts, pickles and serialises as one. It cannot be changed. Ordering two
+    results of different ``num_generated`` warns (:class:`FidfastWarning`): FID falls as n grows. It carries:
 
     ====================  ==============================================================================================
     ``raw``               the value before it was clamped at 0 (rounding can leave −1e-12 for equal sets)
@@ -30,6 +36,12 @@ class FIDResult(float):
     ``notes``             sentences that a careful reader of the number should know
     ``skipped``           (path, reason) of images left out with ``on_error="skip"``
     ``weights``           sha256 identity of the network's weights; None with a custom feature extractor
+    ``standard_error``    of the FID, from leaving out each tenth of the generated images in turn (fidfast.error_bars);
+                          None without ``error_bars=True`` or where n < 5·D
+    ``corrected``         the FID without the bias of a finite n, from the same; may be negative; None likewise
+    ``floor``             what a perfect model would score at this n, on average; None likewise
+    ``num_effective``     how many different generated images the FID is as good as: n²/Σm² for images that stand m
+                          times; None where the images were not seen
     ====================  ==============================================================================================
     """
 
@@ -48,13 +60,20 @@ class FIDResult(float):
     notes: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     weights: str | None
+    standard_error: float | None
+    corrected: float | None
+    floor: float | None
+    num_effective: int | None
 
     _FIELDS = (
         "raw", "num_real", "num_generated", "preset", "feature_dim", "precision", "device", "route", "error_bound",
-        "duplicates", "kernels", "seconds", "notes", "skipped", "weights",
+        "duplicates", "kernels", "seconds", "notes", "skipped", "weights", "standard_error", "corrected", "floor",
+        "num_effective",
     )  # fmt: skip
+    _OPTIONAL = ("standard_error", "corrected", "floor", "num_effective")
 
     def __new__(cls, fid: float, **fields: Any) -> FIDResult:
+        fields = {**dict.fromkeys(cls._OPTIONAL), **fields}
         if set(fields) != set(cls._FIELDS):
             differing = ", ".join(sorted(set(fields) ^ set(cls._FIELDS)))
             raise TypeError(f"FIDResult takes exactly the fields it documents; missing or unknown: {differing}")
@@ -70,6 +89,31 @@ class FIDResult(float):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (float(self), dict(self.__dict__))
+
+    def __lt__(self, other: float) -> bool:
+        self._warn_of_other_count(other)
+        return super().__lt__(other)
+
+    def __le__(self, other: float) -> bool:
+        self._warn_of_other_count(other)
+        return super().__le__(other)
+
+    def __gt__(self, other: float) -> bool:
+        self._warn_of_other_count(other)
+        return super().__gt__(other)
+
+    def __ge__(self, other: float) -> bool:
+        self._warn_of_other_count(other)
+        return super().__ge__(other)
+
+    def _warn_of_other_count(self, other: float) -> None:
+        if isinstance(other, FIDResult) and self.num_generated != other.num_generated:
+            warnings.warn(
+                f"an FID of {self.num_generated} images is compared with one of {other.num_generated}: FID falls as "
+                "the number of images grows, so they are not comparable",
+                FidfastWarning,
+                stacklevel=3,
+            )
 
     @property
     def fid(self) -> float:
@@ -87,8 +131,9 @@ class FIDResult(float):
     def __repr__(self) -> str:
         how = f"{self.preset}, " if self.preset else ""
         precision = f"{self.precision} " if self.precision else ""
+        error = "" if self.standard_error is None else f"standard_error={self.standard_error:.3g}, "
         return (
-            f"FIDResult({float(self)!r}, num_real={self.num_real}, num_generated={self.num_generated}, "
+            f"FIDResult({float(self)!r}, {error}num_real={self.num_real}, num_generated={self.num_generated}, "
             f"{how}feature_dim={self.feature_dim}, {precision}on {self.device})"
         )
 

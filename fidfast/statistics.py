@@ -21,11 +21,14 @@ from fidfast.moments import (
     StatisticsError,
     Sums,
     add_rows,
-    as_tensor,
     centre_rows,
+    check_features,
     check_moments,
+    check_shift,
     combine,
+    moments_of_sums,
     sums_of_moments,
+    zero_sums,
 )
 from fidfast.ops import mirror_lower
 from fidfast.statistics_io import is_statistics_file, read_statistics, write_statistics
@@ -66,7 +69,9 @@ class FeatureStatistics:
 
         self.metadata = StatisticsMetadata(feature_dim, preset, precision, weights, version=__version__)
         self.source = "statistics"  # what messages call it: the file it came from
-        self._shift: Tensor | None = None if shift is None else _check_shift(shift, feature_dim)  # (D,) float32
+        # (U, 2) int64: the different content hashes of the images behind the features, in order, where they are known
+        self.content_hashes: np.ndarray | None = None
+        self._shift: Tensor | None = None if shift is None else check_shift(shift, feature_dim)  # (D,) float32
         self._sums: Sums | None = None
         self._given: tuple[int | None, Tensor, Tensor] | None = None  # n, mu, sigma of a file, in the place of sums
         self._rows: Tensor | None = None  # (block, D) float32, the rows not yet in the sums
@@ -140,24 +145,12 @@ class FeatureStatistics:
         Raises:
             StatisticsError: wrong shape or dtype; a row with NaN or infinity. Nothing of the batch is then added.
         """
-        batch = as_tensor(features)
-        if batch.ndim != 2 or batch.shape[1] != self.feature_dim:
-            raise StatisticsError(f"features: expected shape (N, {self.feature_dim}), got {tuple(batch.shape)}")
-        if not batch.is_floating_point():
-            raise StatisticsError(f"features: expected a float type, got {batch.dtype}")
         if self._given is not None and self._given[0] is None:
             raise StatisticsError(f"{self.source}: nothing can be added, the number of samples is not known")
         with torch.inference_mode(False), torch.no_grad():
-            batch = batch.to(device=self._device(batch.device), dtype=torch.float32)
-            finite = torch.isfinite(batch).all(dim=1)
-            if not bool(finite.all()):
-                bad = torch.nonzero(~finite).flatten()
-                raise StatisticsError(
-                    f"features: expected finite numbers, got NaN or infinity in {len(bad)} of {len(batch)} rows, "
-                    f"the first at index {(self.num_samples or 0) + int(bad[0])} of all rows so far; "
-                    f"none of these {len(batch)} were added"
-                )
-            self._append(batch)
+            batch = check_features(features, self.feature_dim, self.num_samples or 0)
+            self._append(batch.to(self._device(batch.device)))
+            self.content_hashes = None
 
     def merge(self, other: FeatureStatistics) -> None:
         """Add another's samples to these: exact for any two (Chan, Golub and LeVeque 1979)."""
@@ -170,6 +163,9 @@ class FeatureStatistics:
                 )
         if other.num_samples == 0:
             return
+        hashes = None if self.num_samples else other.content_hashes
+        if self.content_hashes is not None and other.content_hashes is not None:
+            hashes = np.unique(np.concatenate([self.content_hashes, other.content_hashes]), axis=0)
         with torch.inference_mode(False), torch.no_grad():
             sums, device = other._own_sums(), self._device(other._device())
             if sums is not None:
@@ -178,7 +174,7 @@ class FeatureStatistics:
             self._changed()
             if other._rows is not None and other._filled:
                 self._append(other._rows[: other._filled].to(device))
-        self.metadata = join_metadata(self.metadata, other.metadata)
+        self.metadata, self.content_hashes = join_metadata(self.metadata, other.metadata), hashes
 
     def factor(self) -> Factor:
         """F with sigma = F Fᵀ, kept until a change: centred rows while n ≤ D, else Cholesky or clipped eigenvectors."""
@@ -192,7 +188,8 @@ class FeatureStatistics:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write an ``.npz``, whole or not at all; returns where. Other tools read its mu and sigma.
 
-        Beside these: num_samples, the metadata as JSON (``fidfast``) and, while n ≤ D, the rows (``features``).
+        Beside these: num_samples, the metadata as JSON (``fidfast``), the images' ``content_hashes`` where they are
+        known and, while n ≤ D, the rows (``features``).
         """
         arrays = {
             "mu": self.mu.cpu().numpy(),
@@ -204,6 +201,8 @@ class FeatureStatistics:
             arrays["num_samples"] = np.array(self.num_samples, dtype=np.int64)
         if rows is not None:
             arrays["features"] = rows.cpu().numpy()
+        if self.content_hashes is not None:
+            arrays["content_hashes"] = self.content_hashes
         return write_statistics(path, arrays)
 
     @classmethod
@@ -243,6 +242,7 @@ class FeatureStatistics:
         if stored.features is not None:
             loaded._given = None
             loaded._append(stored.features)
+        loaded.content_hashes = stored.content_hashes
         return loaded
 
     def state_dict(self) -> dict[str, Any]:
@@ -255,6 +255,7 @@ class FeatureStatistics:
             "sums": None if sums is None else [sums.count, sums.shift, sums.total, sums.scatter],
             "given": None if self._given is None else list(self._given),
             "source": self.source,
+            "content_hashes": None if self.content_hashes is None else torch.from_numpy(self.content_hashes.copy()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -271,6 +272,8 @@ class FeatureStatistics:
         self._given = None if state["given"] is None else tuple(state["given"])
         self._rows, self._filled = None, 0
         self._changed()
+        hashes = state.get("content_hashes")
+        self.content_hashes = None if hashes is None else hashes.numpy().copy()
         if state["rows"] is not None and len(state["rows"]):
             with torch.inference_mode(False), torch.no_grad():
                 self._append(state["rows"])
@@ -325,9 +328,7 @@ class FeatureStatistics:
             return mean, mirror_lower(centred.T @ centred / (pending - 1))
         if self._rows is not None and pending:
             sums = add_rows(sums, self._rows[:pending], in_place=False)
-        centre = sums.total / sums.count
-        covariance = (sums.scatter - torch.outer(sums.total, centre)) / (sums.count - 1)
-        return sums.shift.double() + centre, mirror_lower(covariance)
+        return moments_of_sums(sums)
 
     def _own_sums(self) -> Sums | None:
         if self._given is None:
@@ -358,8 +359,7 @@ class FeatureStatistics:
         sums, owned = self._own_sums(), self._given is None
         if sums is None:
             shift = rows[:_BLOCK_ROWS].double().mean(dim=0) if self._shift is None else self._shift
-            zeros = torch.zeros(self.feature_dim, self.feature_dim, dtype=torch.float64, device=rows.device)
-            sums = Sums(0, shift.to(rows), zeros[0].clone(), zeros)
+            sums = zero_sums(shift.to(rows))
         self._sums, self._given = add_rows(sums, rows, in_place=owned), None
         self._filled = 0
 
@@ -391,10 +391,3 @@ def check_comparable(first: FeatureStatistics, second: FeatureStatistics) -> Non
         StatisticsError: naming which of feature_dim, preset and weights differs.
     """
     compare_metadata(first.metadata, second.metadata, (first.source, second.source))
-
-
-def _check_shift(shift: Tensor | np.ndarray, size: int) -> Tensor:
-    tensor = as_tensor(shift).to(torch.float32)
-    if tensor.shape != (size,) or not bool(torch.isfinite(tensor).all()):
-        raise StatisticsError(f"shift: expected {size} finite numbers, got shape {tuple(tensor.shape)}")
-    return tensor.clone()

@@ -39,6 +39,7 @@ class StoredStatistics:
     num_samples: int | None
     features: Tensor | None  # (n, D) float32
     metadata: StatisticsMetadata | None
+    content_hashes: np.ndarray | None = None  # (U, 2) int64, of the images behind them
 
 
 def is_statistics_file(path: str | os.PathLike[str]) -> bool:
@@ -121,7 +122,7 @@ def _read_npz(path: Path) -> Mapping[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             names = list(archive.files)
-            wanted = [name for name in names if name in _WANTED and (name != "features" or "fidfast" in names)]
+            wanted = [name for name in names if name in _WANTED and (name not in _OURS or "fidfast" in names)]
             if not wanted:
                 return dict.fromkeys(names)
             values: dict[str, Any] = {}
@@ -158,8 +159,9 @@ def _read_pickle(path: Path, head: bytes, allow_pickle: bool) -> Mapping[str, An
     return values
 
 
+_OURS = ("features", "content_hashes")  # keys that mean what we mean only beside "fidfast"
 _WANTED = frozenset(
-    [key for pair in _MOMENT_KEYS for key in pair] + list(_COUNT_KEYS) + ["features", "fidfast", "raw_mean", "raw_cov"]
+    [key for pair in _MOMENT_KEYS for key in pair] + [*_COUNT_KEYS, *_OURS, "fidfast", "raw_mean", "raw_cov"]
 )
 
 
@@ -177,9 +179,8 @@ def _interpret(values: Mapping[str, Any], path: Path) -> StoredStatistics:
             found = ", ".join(map(str, values)) or "nothing"
             raise StatisticsError(f"{path}: expected the keys of one of {alternatives}, got {found}")
     mean, covariance = mean.cpu(), covariance.cpu()
-    return StoredStatistics(
-        mean, covariance, count, _features(values, mean, count, path), _metadata(values, mean.shape[0], path)
-    )
+    features, metadata = _features(values, mean, count, path), _metadata(values, mean.shape[0], path)
+    return StoredStatistics(mean, covariance, count, features, metadata, _content_hashes(values, path))
 
 
 def _from_raw_sums(values: Mapping[str, Any], count: int | None, path: Path) -> tuple[Tensor, Tensor]:
@@ -219,6 +220,17 @@ def _features(values: Mapping[str, Any], mean: Tensor, count: int | None, path: 
     if not torch.allclose(features.double().mean(dim=0), mean, rtol=0, atol=1e-9 * spread):
         raise StatisticsError(f"{path}: features: their mean is not mu, so the file was changed after it was written")
     return features
+
+
+def _content_hashes(values: Mapping[str, Any], path: Path) -> np.ndarray | None:
+    if values.get("fidfast") is None or values.get("content_hashes") is None:
+        return None
+    array = np.asarray(values["content_hashes"])
+    if array.dtype != np.int64 or array.ndim != 2 or array.shape[1] != 2:
+        raise StatisticsError(
+            f"{path}: content_hashes: expected int64 of shape (n, 2), got {array.dtype} of shape {array.shape}"
+        )
+    return array
 
 
 def _metadata(values: Mapping[str, Any], size: int, path: Path) -> StatisticsMetadata | None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from fidfast.decode import ImagesError, Unreadable, reason_of
+from fidfast.decode import ImagesError, Unreadable, images_of, reason_of
 
 Item = torch.Tensor | Unreadable
 
@@ -28,6 +28,58 @@ class Reader(Protocol):
     def __len__(self) -> int: ...
     def label(self, index: int) -> str: ...
     def read(self, index: int) -> torch.Tensor: ...
+
+
+class DatasetReader:
+    """A torch Dataset of images, (image, label) tuples or dicts."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        if not hasattr(dataset, "__len__"):
+            raise ImagesError("expected a Dataset with a length or an IterableDataset, got one with neither")
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def label(self, index: int) -> str:
+        return f"item {index} of the Dataset"
+
+    def read(self, index: int) -> torch.Tensor:
+        images = images_of(self.dataset[index])
+        if len(images) != 1:
+            raise ImagesError(f"expected one image for each item of a Dataset, got {len(images)}")
+        return images[0]
+
+
+Shard = tuple[int, int]  # (first, step)
+
+
+class ShardReader:
+    """Every step-th image of a reader, from the first on."""
+
+    def __init__(self, reader: Reader, shard: Shard) -> None:
+        self.reader, self.places = reader, range(shard[0], len(reader), shard[1])
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def label(self, index: int) -> str:
+        return self.reader.label(self.places[index])
+
+    def read(self, index: int) -> torch.Tensor:
+        return self.reader.read(self.places[index])
+
+
+def take_shard(batches: Iterator[list[Item]], shard: Shard) -> Iterator[list[Item]]:
+    """Every step-th item of a stream, which must be read as a whole; what is wrong with it stays in every shard."""
+    seen = 0
+    for batch in batches:
+        yield [
+            item
+            for index, item in enumerate(batch, seen)
+            if index % shard[1] == shard[0] or (isinstance(item, Unreadable) and item.fatal)
+        ]
+        seen += len(batch)
 
 
 class Packed(NamedTuple):
@@ -112,6 +164,11 @@ def read_here(reader: Reader) -> Iterator[list[Item]]:
     return in_tasks(read_item(reader, index) for index in range(len(reader)))
 
 
+def read_all(reader: Reader, num_workers: int) -> Iterator[list[Item]]:
+    """The images of ``reader`` in order, read in ``num_workers`` processes or, for 0, in this one."""
+    return read_in_workers(reader, num_workers) if num_workers and len(reader) else read_here(reader)
+
+
 def read_in_workers(source: Reader | Iterable[Item], num_workers: int) -> Iterator[list[Item]]:
     """The images of ``source`` in order, read in ``num_workers`` processes, or in one when it can only be streamed.
 
@@ -167,6 +224,7 @@ def default_workers(num_images: int) -> int:
     if num_images < 32 or multiprocessing.current_process().daemon:  # a daemon may have no children
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores //= max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # torchrun's processes share them
     # One core is left to the process that consumes: on two cores, beside the network, one worker (370 PNG of 256² a
     # second) made it wait least.
     return min(max(cores - 1, 1), 8)

@@ -13,9 +13,10 @@ RANKS = [
     {"_cpu", "_cuda", "_version", "__init__"},
     {"ops", "reference"},
     {"preprocessing", "weights", "inception", "precision", "features"}
-    | {"metadata", "moments", "factors", "statistics_io", "statistics", "frechet"}
+    | {"metadata", "moments", "factors", "statistics_io", "statistics", "frechet", "groups"}
     | {"quintic", "polar", "polar_distance", "square_root"},
-    {"images", "decode", "files", "workers", "duplicates", "photographs", "result"},
+    {"images", "decode", "files", "workers", "duplicates", "photographs", "result", "seeds"}
+    | {"distributed", "accumulate", "error_bars"},
     {"evaluate", "metric"},
     {"training", "compat", "demo", "report", "doctor", "cli", "__main__"},
 ]

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import copy
 import json
+import operator
 import pickle
+import warnings
 
 import pytest
 
-from fidfast.result import FIDResult
+from fidfast.result import FidfastWarning, FIDResult
 
 FIELDS = {
     "raw": -1e-12,
@@ -24,6 +26,10 @@ FIELDS = {
     "notes": ("a note",),
     "skipped": (("a.png", "truncated"),),
     "weights": "0" * 64,
+    "standard_error": 0.25,
+    "corrected": 2.5,
+    "floor": 0.5,
+    "num_effective": 11,
 }
 
 
@@ -76,3 +82,22 @@ def test_repr_names_what_makes_the_number(result):
     text = repr(result)
     for part in ("3.14159", "num_real=10", "num_generated=12", "pytorch-fid", "feature_dim=64", "fp32 on cpu"):
         assert part in text
+
+
+def test_numbers_of_the_error_are_none_unless_given():
+    result = FIDResult(1.0, **{name: FIELDS[name] for name in FIELDS if name not in FIDResult._OPTIONAL})
+    assert result.standard_error is result.corrected is result.floor is result.num_effective is None
+
+
+@pytest.mark.parametrize("compare", [operator.lt, operator.le, operator.gt, operator.ge, lambda a, b: sorted([a, b])])
+def test_ordering_results_of_different_n_warns_and_answers(result, compare):
+    small = FIDResult(9.0, **{**FIELDS, "num_generated": 2000})
+    with pytest.warns(FidfastWarning, match="of 2000 images|one of 2000"):
+        assert compare(result, small) == compare(3.14159, 9.0)
+
+
+def test_ordering_results_of_equal_n_or_plain_numbers_does_not_warn(result):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert result < FIDResult(9.0, **FIELDS)
+        assert result < 9.0 and result == 3.14159
