@@ -104,11 +104,14 @@ class TrainingEvaluator:
         self._run: Run | None = None
         self._step: int | None = None
         self._clock: float | None = None  # since when the training has had the time
+        self._since = 0.0  # and since when an evaluation has
+        self._periodic_share = 0.0
         self._loaded = self._restaged = self._begun = False
         self._lost: list[int] | None = None  # the stages of an evaluation that was under way, and cannot go on
         self.fid.prepare()
         self._settings = {
-            "budget": budget, "stages": [turn.stage.to_dict() for turn in self._schedule.turns], "seed": seed, "batch_size": batch_size,
+            "budget": budget, "seed": seed, "batch_size": batch_size,
+            "stages": [turn.stage.to_dict() for turn in self._schedule.turns],
             "preset": None if fid_options.get("feature_extractor") is not None else self.fid.preset,
             "feature_dim": self.fid.reference.feature_dim, "num_real": self.fid.reference.num_samples,
         }  # fmt: skip
@@ -117,6 +120,7 @@ class TrainingEvaluator:
 
     # -- what a training loop calls ------------------------------------------------------------------------------------
 
+    @torch.compiler.disable  # called inside a compiled step it runs as it is
     def step(self, step: int | None = None) -> list[Evaluation]:
         """Tell that a training step is done, on every rank; returns the evaluations that this finished, mostly none.
 
@@ -127,18 +131,16 @@ class TrainingEvaluator:
             DuplicateImagesError: the ranks make the same images; on every rank, after the first batch.
             RanksError: ranks that did not come to an evaluation, or are at another step.
         """
-        self._count_training(step)
-        at = self._step or 0
-        if self._run is None and not self._schedule.due(at):
-            self._clock = time.perf_counter()
+        at = self._count_training((self._step or 0) + 1 if step is None else step)
+        due = self._schedule.due(at)
+        if self._run is None and not due:
             return []
-        return self._evaluate(at, self._schedule.due(at), self.batches_per_step)
+        return self._evaluate(at, due, self.batches_per_step)
 
     def finish(self, step: int | None = None) -> list[Evaluation]:
         """After the last step, on every rank: what is under way, then the stages with ``at="end"``."""
-        if step is not None or self._step is None:
-            self._count_training(step)
-        at, done = self._step or 0, []
+        at = self._count_training((self._step or 0) if step is None else step)
+        done: list[Evaluation] = []
         if self._run is not None:
             done += self._evaluate(at, [], None)
         if due := self._schedule.due(None):
@@ -148,19 +150,17 @@ class TrainingEvaluator:
     def evaluate_now(self, n: int, step: int | None = None) -> Evaluation:
         """The FID of ``n`` images now, outside stages and budget, on every rank; its cost is logged after one batch."""
         check_whole("n", n, 2)
-        if step is not None or self._step is None:
-            self._count_training(step)
-        held, state = self._run, None if self._run is None else self._runner.state(self._run)
-        at = self._step or 0
-        self._run = Run(at, at, [], [n])
+        at = self._count_training((self._step or 0) if step is None else step)
+        state = None if self._run is None else self._runner.state(self._run)
+        self._run, self._since = Run(at, at, [], [n]), time.perf_counter()
         try:
             self._runner.begin()
             self._first_batch(self._run, [])
             self._announce(n)
             return self._advance(None)[0]
         finally:
-            self._run = held if state is None else self._runner.load(state)
-            self._clock = None
+            self._run = None if state is None else self._runner.load(state)
+            self._clock = time.perf_counter()
 
     @property
     def evaluations(self) -> list[Evaluation]:
@@ -263,8 +263,8 @@ class TrainingEvaluator:
 
     # -- one evaluation ------------------------------------------------------------------------------------------------
 
-    def _count_training(self, step: int | None) -> None:
-        number = (self._step or 0) + 1 if step is None else int(step)
+    def _count_training(self, number: int) -> int:
+        """The time since the last call was training's."""
         if not self._begun:
             self._begin(number)
         elif self._step is not None and number < self._step:
@@ -274,14 +274,15 @@ class TrainingEvaluator:
             )
         if (self._run is not None or self._schedule.due(number)) and torch.cuda.is_initialized():
             torch.cuda.synchronize()  # what is queued is training's time
+        now = time.perf_counter()
         if self._clock is not None:
-            self._account.train(time.perf_counter() - self._clock, number - (self._step or 0))
-        self._step = number
-        self._clock = None
+            self._account.train(now - self._clock, number - (self._step or 0))
+        self._step, self._clock = number, now
+        return number
 
     def _evaluate(self, at: int, due: list[int], most: int | None) -> list[Evaluation]:
         """Begin or go on with an evaluation, for at most so many batches, and charge what it took."""
-        started, self._periodic_share = time.perf_counter(), 0.0
+        self._since, self._periodic_share = time.perf_counter(), 0.0
         try:
             if self._run is None:
                 self._start(at, due)
@@ -291,10 +292,11 @@ class TrainingEvaluator:
             return self._advance(most)
         except BaseException:
             self._run = None
+            self._schedule.pass_over(due, at)  # a caller that goes on all the same is not told at every step
             raise
         finally:
             self._clock = time.perf_counter()
-            seconds = self._clock - started
+            seconds = self._clock - self._since
             self._account.charge(seconds, periodic=seconds * self._periodic_share)
 
     def _start(self, at: int, due: list[int]) -> None:
@@ -373,7 +375,8 @@ class TrainingEvaluator:
         except DuplicateImagesError as error:
             self._say("duplicates", n, str(error))
             raise
-        return self._results.add(result, self._runner.describe(run, self._results.history.path))
+        elapsed = time.perf_counter() - self._since
+        return self._results.add(result, self._runner.describe(run, self._results.history.path, elapsed))
 
     def _check_duplicates(self) -> None:
         """Compare the ranks' first images; after a meeting."""

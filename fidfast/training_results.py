@@ -67,7 +67,7 @@ class Results:
             "floor": result.floor,
             "is_best": all(result.fid < one.fid for one in self.evaluations if one.label == label),
             **fields,
-            "result": result.to_dict(),
+            "result": _brief(result),
         }
         evaluation = Evaluation.of(record, result)
         self.evaluations.append(evaluation)
@@ -101,6 +101,15 @@ class Results:
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         plot_curves(curves_of(self.records()), path)
+
+
+def _brief(result: FIDResult) -> dict[str, Any]:
+    """The result without the table of what each two ranks share, where that is nothing."""
+    made = result.to_dict()
+    found = made["duplicates"].get("generated")
+    if found is not None and not found.get("same_images"):
+        found.pop("overlap", None)
+    return made
 
 
 def _since_best(values: Sequence[float], min_delta: float) -> int:

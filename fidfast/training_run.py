@@ -42,7 +42,8 @@ class Run:
     sampled: int = 0  # images of this rank
     batches: int = 0
     first: list[float] = field(default_factory=lambda: [0, 0.0])  # images and seconds of the first batch
-    seconds: dict[str, float] = field(default_factory=lambda: {"sample": 0.0, "features": 0.0, "distance": 0.0})
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("sample", "features", "distance"), 0.0))
+    told: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("sample", "features", "distance"), 0.0))
 
     def images_per_second(self) -> float:
         """Of this rank; without the first batch as soon as there is another."""
@@ -141,9 +142,9 @@ class Runner:
         if run.batches == 1:
             run.first = [len(pairs), times[2] - times[0]]
 
-    def measure(self, run: Run) -> tuple[Speed, float]:
+    def measure(self, run: Run, distance: float = 0.0) -> tuple[Speed, float]:
         """What is known of the slowest rank's speed, and the seconds that it needed so far; the ranks meet in it."""
-        mine = [run.images_per_second(), sum(run.seconds.values()), run.seconds["distance"]]
+        mine = [run.images_per_second(), sum(run.seconds.values()), distance]
         said = self.meetings.meet({"batches": run.batches}, mine)
         slowest, spent, distance = min(one[0] for one in said), max(one[1] for one in said), max(one[2] for one in said)
         speed = self.account.speed
@@ -161,17 +162,23 @@ class Runner:
         """The result of the next target; the ranks meet in it."""
         started = time.perf_counter()
         result = self.fid.compute(duplicates=duplicates)
-        run.seconds["distance"] = time.perf_counter() - started
+        distance = time.perf_counter() - started
+        run.seconds["distance"] += distance
         # It may have ended within a round of the ranks: that round is sampled again, and counts once.
         run.position = run.targets[run.reached] // self.meetings.ranks.size
         run.reached += 1
         self._pairs = None
-        self.measure(run)
+        self.measure(run, distance)
         return result
 
-    def describe(self, run: Run, history: Path | None) -> dict[str, Any]:
-        """What the history is to say of the target that was just reached, beside its result; saves the kept images."""
-        n, spent, speed = run.targets[run.reached - 1], sum(run.seconds.values()), self.account.speed
+    def describe(self, run: Run, history: Path | None, elapsed: float) -> dict[str, Any]:
+        """What the history is to say of the target that was just reached, beside its result; saves the kept images.
+
+        ``elapsed``: seconds of evaluation that the account does not have yet.
+        """
+        n, speed = run.targets[run.reached - 1], self.account.speed
+        seconds = {name: run.seconds[name] - run.told[name] for name in run.seconds}  # none of them twice
+        run.told = dict(run.seconds)
         images = None
         if history is not None and self.kept:  # the path starts from the history's folder
             images = Path(f"{history.stem}-images", f"{label_of(n)}-{run.step}.png")
@@ -181,11 +188,11 @@ class Runner:
             "last_step": run.last_step,
             "num_images": n,
             "images": None if images is None else images.as_posix(),
-            "seconds": {**run.seconds, "total": spent},
+            "seconds": {**seconds, "total": sum(seconds.values())},
             "images_per_second": None if speed is None else speed.images_per_second,
             "ranks": self.meetings.ranks.size,
             "train_seconds": self.account.train_seconds,
-            "evaluation_seconds": self.account.evaluation_seconds + spent,
+            "evaluation_seconds": self.account.evaluation_seconds + elapsed,
         }
 
     def find_duplicates(self) -> DuplicateImagesError | None:

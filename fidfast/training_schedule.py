@@ -188,6 +188,12 @@ class Schedule:
             turn.ended = False
             turn.next_step = None if turn.stage.at == "end" else step
 
+    def pass_over(self, places: Iterable[int], step: int) -> None:
+        """These stages had their turn."""
+        for turn in (self.turns[place] for place in places):
+            turn.ended = turn.stage.at == "end"
+            turn.next_step = turn.stage.next_step(step)
+
     def wanted(self, due: Iterable[int]) -> list[int]:
         """How many images the stages want, before anything is known of the cost."""
         return sorted({self.turns[place].n for place in due})
@@ -309,7 +315,7 @@ def duration(seconds: float) -> str:
     for least, unit, name in ((2 * 86400, 86400, "days"), (2 * 3600, 3600, "h"), (120, 60, "min"), (1, 1, "s")):
         if seconds >= least:
             return f"{seconds / unit:.2g} {name}" if seconds / unit < 10 else f"{seconds / unit:.0f} {name}"
-    return f"{1000 * seconds:.2g} ms"
+    return f"{1000 * seconds:.2g} ms" if seconds < 0.01 else f"{1000 * seconds:.0f} ms"
 
 
 def _rate(value: float) -> str:
