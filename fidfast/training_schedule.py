@@ -116,6 +116,10 @@ class Account:
         """Whether the speed comes from more than the very first batch, which may have had something to compile."""
         return self.batches > 1
 
+    def batch_seconds(self, images: int) -> float:
+        """Of so many images on the slowest rank."""
+        return math.inf if self.speed is None else images / self.speed.images_per_second
+
     def train(self, seconds: float, steps: int) -> None:
         self.train_seconds += seconds
         self.train_steps += steps
@@ -258,7 +262,7 @@ class Schedule:
             turn.n = next((n for n in fewer if stretch(n) <= _STRETCH), (fewer or [turn.n])[-1])
         turn.period = every * stretch(turn.n)
         taken = speed.seconds_for(turn.n) <= seconds * (1 + _SLACK)
-        least = step + turn.period
+        least = step + turn.period - every + 1  # one that began late does not move the next
         if not taken and earned > 0:
             least = step + math.ceil((speed.seconds_for(turn.n) - seconds) / earned)
         turn.next_step = stage.next_step(step, least)
