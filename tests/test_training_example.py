@@ -1,4 +1,4 @@
-"""examples/training_loop.py runs, and where it is killed in the middle of an evaluation it goes on to the same numbers."""
+"""examples/training_loop.py runs, and killed in the middle of an evaluation it goes on to the same numbers."""
 
 from __future__ import annotations
 
