@@ -128,7 +128,7 @@ class FID:
         group = "all" if process_group is None else repr(dist.get_process_group_ranks(process_group))
         self._name = f"fid/{_made[group]}"
         _made[group] += 1
-        self._evaluation = 0
+        self._evaluation = self._computed = 0  # the same on all ranks, which load_state_dict, on some, must not change
         self._accumulator: Accumulator
         self._seconds: dict[str, float]
         self._begin()
@@ -285,7 +285,7 @@ class FID:
             )
         loaded = Accumulator(groups=self._accumulator.groups, shift=self._accumulator.shift)
         loaded.load_state_dict(state["accumulator"], None if self._extractor is None else self._extractor.device)
-        self.reset()
+        self._begin()
         self._accumulator = loaded
         self._seconds.update(state["seconds"])
 
@@ -310,7 +310,7 @@ class FID:
         self._seconds = dict.fromkeys(("setup", "preprocess", "network", "statistics"), 0.0)
         self._first, self._told = FirstImages(), False
         self._own_first: tuple[np.ndarray, np.ndarray | None] | None = None
-        self._computed = self._looked_at = 0
+        self._looked_at = 0
 
     def _settings(self) -> dict[str, Any]:
         named = ("preset", "feature_dim", "precision") if self._own is None else ()

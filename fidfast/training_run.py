@@ -223,7 +223,6 @@ class Runner:
         ranks = self.meetings.ranks
         if (state["rank"], state["ranks"]) != (ranks.rank, ranks.size):
             return None
-        self.begin()
         self.fid.load_state_dict(state["fid"])
-        self.kept = list(state["kept"])
+        self.kept, self._pairs = list(state["kept"]), None
         return Run(**state["run"])

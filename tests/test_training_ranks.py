@@ -111,7 +111,8 @@ def resumed(me: Rank) -> None:
         first.run(8)
         state = load(first.evaluator.state_dict())
         second = me.training(batches_per_step=1, stages=[Stage(100, every=5)])
-        second.step, second.model = 8, first.model
+        second.step = 8
+        second.model.load_state_dict(first.model.state_dict())
         if state is not None:
             second.evaluator.load_state_dict(state)
         return told(second.run(26))
