@@ -18,7 +18,8 @@ RANKS = [
     {"images", "decode", "files", "workers", "duplicates", "photographs", "result", "seeds"}
     | {"distributed", "accumulate", "error_bars"},
     {"evaluate", "metric"},
-    {"training", "compat", "demo", "report", "doctor", "cli", "__main__"},
+    {"training", "compat", "demo", "report", "doctor", "cli", "__main__"}
+    | {"page", "charts", "panels", "gallery", "readings", "report_charts", "integrations"},
 ]
 COMPILED = {"_cpu", "_cuda"}
 
