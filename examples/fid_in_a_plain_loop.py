@@ -1,7 +1,7 @@
 """FID between the steps of a training loop of one's own, which can be stopped and goes on where it was.
 
-    python fid_in_a_plain_loop.py --history fid.jsonl --checkpoint toy.pt
-    fidfast report fid.jsonl
+python fid_in_a_plain_loop.py --history fid.jsonl --checkpoint toy.pt
+fidfast report fid.jsonl
 """
 
 from __future__ import annotations

@@ -32,12 +32,16 @@ _HOMES = {
     "image_seeds": "fidfast.seeds",
     "randn_per_image": "fidfast.seeds",
     "rank_seed": "fidfast.seeds",
+    "TrainingEvaluator": "fidfast.training",
+    "Evaluation": "fidfast.training_results",
+    "Stage": "fidfast.training_schedule",
 }
 
 __all__ = [
     "FID",
     "PRESETS",
     "DuplicateImagesError",
+    "Evaluation",
     "FIDResult",
     "FeatureExtractor",
     "FeatureStatistics",
@@ -46,7 +50,9 @@ __all__ = [
     "ImagesError",
     "Preset",
     "RanksError",
+    "Stage",
     "StatisticsError",
+    "TrainingEvaluator",
     "WeightsError",
     "compute_fid",
     "compute_statistics",
@@ -72,6 +78,9 @@ if TYPE_CHECKING:
     from fidfast.seeds import image_seeds, randn_per_image, rank_seed
     from fidfast.square_root import matrix_sqrt
     from fidfast.statistics import FeatureStatistics, StatisticsError
+    from fidfast.training import TrainingEvaluator
+    from fidfast.training_results import Evaluation
+    from fidfast.training_schedule import Stage
     from fidfast.weights import WeightsError
 
 

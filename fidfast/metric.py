@@ -41,7 +41,7 @@ from fidfast.features import resolve_extractor
 from fidfast.precision import undisturbed
 from fidfast.preprocessing import get_preset
 from fidfast.result import FidfastWarning, FIDResult
-from fidfast.statistics import check_comparable
+from fidfast.statistics import FeatureStatistics, check_comparable
 
 _POLICIES = ("error", "warn", "ignore")
 # Metrics with equal options share one network.
@@ -97,15 +97,11 @@ class FID:
         allow_pickle: bool = False,
     ) -> None:
         check_choice("duplicates", duplicates, _POLICIES)
-        self.preset, self.duplicates, self.timeout, self.all_ranks = (
-            get_preset(preset).name,
-            duplicates,
-            timeout,
-            all_ranks,
-        )
+        self.preset, self.duplicates = get_preset(preset).name, duplicates
+        self.timeout, self.all_ranks = timeout, all_ranks
         self.process_group, self.error_bars = process_group, error_bars
         self.value_range, self.quantize, self.num_workers = value_range, quantize, num_workers
-        self._own = feature_extractor
+        self._own, self._reference = feature_extractor, reference
         self._options: dict[str, Any] = {
             "preset": self.preset,
             "feature_dim": feature_dim,
@@ -115,7 +111,6 @@ class FID:
             "weights": weights,
         }
         self._extractor: Extractor | None = None
-        self._reference = reference
         self._real: Side | None = None
         own_network = feature_extractor is not None
         if is_statistics(reference):
@@ -253,6 +248,11 @@ class FID:
                 duplicates=report,
                 notes=notes,
             )
+
+    @property
+    def reference(self) -> FeatureStatistics:
+        """The statistics of the real side, once they were read (``prepare``)."""
+        return self._side_of_reference().statistics
 
     def reset(self) -> None:
         """Begin another evaluation; the reference and the network stay."""

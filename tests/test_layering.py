@@ -18,6 +18,7 @@ RANKS = [
     {"images", "decode", "files", "workers", "duplicates", "photographs", "result", "seeds"}
     | {"distributed", "accumulate", "error_bars"},
     {"evaluate", "metric"},
+    {"training_schedule", "training_history", "training_sampling", "training_run", "training_results"},
     {"training", "compat", "demo", "report", "doctor", "cli", "__main__"}
     | {"page", "charts", "panels", "gallery", "readings", "report_charts", "integrations"},
 ]
