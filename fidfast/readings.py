@@ -38,6 +38,10 @@ class Reading:
         return self.run if self.step is None else f"step {self.step:,}"
 
     @property
+    def name(self) -> str:
+        return self.label if self.step is None else f"{self.label} at {self.where}"
+
+    @property
     def value(self) -> str:
         return f"{self.fid:.2f}" + ("" if self.standard_error is None else f" ± {self.standard_error:.2f}")
 

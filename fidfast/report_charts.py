@@ -50,7 +50,11 @@ def history_section(found: Inputs) -> str:
         number = curves[0][1][0].num_images
         caption = f"Every point is the FID of {number:,} images. " if number else ""
         bars = any(one.standard_error is not None for _, readings in curves for one in readings)
-        caption += "The bars are one standard error to each side." if bars else "So few images give no error bars."
+        caption += (
+            "The bars are one standard error to each side."
+            if bars
+            else "There are no error bars: too few images, or an evaluator with error_bars=False."
+        )
         table = html_details("The numbers", html_table(header, rows))
         parts += [html_heading(label), html_figure(chart, caption, table)]
     log = _log(found.runs)
@@ -58,10 +62,7 @@ def history_section(found: Inputs) -> str:
 
 
 def _points(readings: Iterable[Reading]) -> list[Point]:
-    return [
-        Point(one.step or 0, one.fid, one.standard_error, f"{one.label} at {one.where}: {one.value}")
-        for one in readings
-    ]
+    return [Point(one.step or 0, one.fid, one.standard_error, f"{one.name}: {one.value}") for one in readings]
 
 
 def _corrections(readings: Sequence[Reading]) -> list[Curve]:
@@ -105,36 +106,15 @@ def _log(runs: Iterable[Run]) -> str:
 
 def number_section(found: Inputs) -> str:
     """FID against n: the last of every curve, and every result; joined where they are of one model."""
-    models: dict[tuple[str, object], list[Reading]] = {}
-    for run in found.runs:
-        for readings in run.curves.values():
-            models.setdefault((run.name, readings[-1].step), []).append(readings[-1])
-    for result in found.results:
-        models.setdefault((result.run, None), []).append(result)
-    models = {key: [one for one in some if one.num_images] for key, some in models.items()}
-    shown = sorted((one for some in models.values() for one in some), key=lambda one: one.num_images or 0)
+    last = [readings[-1] for run in found.runs for readings in run.curves.values()]
+    shown = sorted((one for one in [*last, *found.results] if one.num_images), key=_number)
     if not shown:
         return ""
-    joined = {key: sorted(some, key=lambda one: one.num_images or 0) for key, some in models.items() if len(some) > 1}
-    curves = [
-        Curve(f"{run} at step {step:,}" if isinstance(step, int) else run, _by_number(some), colour=colour)
-        for colour, ((run, step), some) in enumerate(joined.items())
-    ]
-    single = [one for one in shown if not any(one in some for some in joined.values())]
-    if single:
-        curves.append(Curve("one FID each", _by_number(single), "none", len(curves)))
-    for name, field, line in (("bias removed", "corrected", "none"), ("a perfect model", "floor", "dotted")):
-        some = [one for one in shown if getattr(one, field) is not None]
-        points = [Point(one.num_images or 0, getattr(one, field), None, f"{name}: {one.where}") for one in some]
-        if points:
-            curves.append(Curve(name, points, line, len(curves)))  # type: ignore[arg-type]
-    numbers = sorted({one.num_images or 0 for one in shown})
-    says = "FID against the number of images: " + "; ".join(
-        f"{one.value} of {one.num_images:,} ({one.label}, {one.where})" for one in shown
-    )
+    numbers = sorted({_number(one) for one in shown})
+    says = "; ".join(f"{one.value} of {one.num_images:,} ({one.name})" for one in shown)
     chart = line_chart(
-        says,
-        curves,
+        f"FID against the number of images: {says}",
+        _curves_by_number(shown),
         x_label="generated images",
         x_ticks=[(number, count_name(number)) for number in _apart(numbers)],
         logarithmic_x=len(numbers) > 1,
@@ -143,18 +123,43 @@ def number_section(found: Inputs) -> str:
         "The last of every curve, and every result that was given. FID has a bias that falls as the number of images "
         "grows; a line joins what one model scored."
     )
-    rows = [(one.label, one.where, f"{one.num_images:,}", one.value, *map(rounded, (one.corrected, one.floor)))
-            for one in shown]  # fmt: skip
-    header = ("", "Of", "Images", "FID", "Bias removed", "A perfect model")
+    rows = [
+        (one.run, one.name, f"{one.num_images:,}", one.value, rounded(one.corrected), rounded(one.floor))
+        for one in shown
+    ]
+    header = ("File", "", "Images", "FID", "Bias removed", "A perfect model")
     table = html_details("The numbers", html_table(header, rows, text_columns=2))
     return html_section("FID against the number of images", html_figure(chart, caption, table), name="number")
 
 
+def _curves_by_number(shown: Sequence[Reading]) -> list[Curve]:
+    models: dict[tuple[str, int | None], list[Reading]] = {}
+    for one in shown:
+        models.setdefault((one.run, one.step), []).append(one)
+    curves, single = [], []
+    for (run, step), some in models.items():
+        if len(some) == 1:
+            single += some
+        else:
+            name = run if step is None else f"{run} at step {step:,}"
+            curves.append(Curve(name, _by_number(some), colour=len(curves)))
+    if single:
+        curves.append(Curve("one model each", _by_number(single), "none", len(curves)))
+    corrected = [Point(_number(one), one.corrected, None, f"{one.name}: bias removed") for one in shown
+                 if one.corrected is not None]  # fmt: skip
+    floor = [Point(_number(one), one.floor, None, f"{one.name}: a perfect model") for one in shown
+             if one.floor is not None]  # fmt: skip
+    curves.append(Curve("bias removed", corrected, "none", len(curves)))
+    curves.append(Curve("a perfect model", floor, "dotted", len(curves)))
+    return [curve for curve in curves if curve.points]
+
+
+def _number(reading: Reading) -> int:
+    return reading.num_images or 0
+
+
 def _by_number(readings: Iterable[Reading]) -> list[Point]:
-    return [
-        Point(one.num_images or 0, one.fid, one.standard_error, f"{one.label}, {one.where}: {one.value}")
-        for one in readings
-    ]
+    return [Point(_number(one), one.fid, one.standard_error, f"{one.name}: {one.value}") for one in readings]
 
 
 def _apart(numbers: Sequence[int]) -> list[int]:
