@@ -313,12 +313,8 @@ class TrainingEvaluator:
         run = self._run = Run(at, at, due, wanted, schedule.allows(due, at), self._periodic_share)
         self._runner.begin()
         made = self._first_batch(run, due)
-        if (
-            not self._account.settled
-            and made.said
-            and run.first[1] <= run.allowed / 2
-            and not self._runner.is_sampled(run)
-        ):
+        again = self._account.batch_seconds(run.sampled) <= run.allowed / 2 and not self._runner.is_sampled(run)
+        if made.said and again and not self._account.settled:
             # The very first batch may have had something to compile, and another can be paid for.
             made = self._first_batch(run, due)
         self._settle(made)
@@ -365,7 +361,7 @@ class TrainingEvaluator:
         rest = (self._runner.share(n) - run.position) / speed.images_per_second
         if spent + rest + speed.distance_seconds > _TOO_DEAR * run.allowed:
             self._say("stopped", n, f"given up after {run.sampled:,} images on each rank: {speed.describe(n)}")
-            self._schedule.apply(self._schedule.decide(run.places, run.step, speed))
+            self._settle(self._schedule.decide(run.places, run.step, speed))
             self._run = None
 
     def _result(self, run: Run) -> Evaluation:

@@ -128,7 +128,8 @@ class Runner:
             torch.cuda.synchronize(images[0].device)
         times.append(time.perf_counter())
         wanted = [place for place, (index, _) in enumerate(pairs) if before <= index < target]
-        self.fid.update([images[place] for place in wanted], [pairs[place][0] for place in wanted])
+        if wanted:
+            self.fid.update([images[place] for place in wanted], [pairs[place][0] for place in wanted])
         if ranks.rank == 0:
             more = self.keep_images - len(self.kept)
             self.kept += [thumbnail(images[place], self.fid.value_range) for place in wanted[: max(0, more)]]

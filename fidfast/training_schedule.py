@@ -11,8 +11,8 @@ from typing import Any, Literal
 _STRETCH = 4
 # While milestones or the end are still to come, what comes before them may use this share of the budget.
 _SHARE = 0.5
-# A period that the budget pays for but for this share of it is not doubled.
-_SLACK = 0.05
+# A cost this much over what there is: neither put off nor made rarer for it.
+_SLACK = 0.02
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,10 @@ class Account:
     def settled(self) -> bool:
         """Whether the speed comes from more than the very first batch, which may have had something to compile."""
         return self.batches > 1
+
+    def batch_seconds(self, images: int) -> float:
+        """Of so many images on the slowest rank."""
+        return math.inf if self.speed is None else images / self.speed.images_per_second
 
     def train(self, seconds: float, steps: int) -> None:
         self.train_seconds += seconds
@@ -234,7 +238,10 @@ class Schedule:
         turn.ended, turn.next_step = turn.stage.at == "end", turn.stage.next_step(step)
         seconds, _ = self._purse_of(turn, step)
         cost = speed.describe(turn.n)
-        n = next((n for n in (turn.n, *round_numbers(turn.n, self.least)) if speed.seconds_for(n) <= seconds), None)
+        n = next(
+            (n for n in (turn.n, *round_numbers(turn.n, self.least)) if speed.seconds_for(n) <= seconds * (1 + _SLACK)),
+            None,
+        )
         if n is None:
             made.said.append(("skipped", turn.n, f"left out: {cost}; {self._purse(seconds)}"))
         elif n < turn.n:
@@ -254,8 +261,8 @@ class Schedule:
             fewer = list(round_numbers(turn.n, self.least))
             turn.n = next((n for n in fewer if stretch(n) <= _STRETCH), (fewer or [turn.n])[-1])
         turn.period = every * stretch(turn.n)
-        taken = speed.seconds_for(turn.n) <= seconds
-        least = step + turn.period
+        taken = speed.seconds_for(turn.n) <= seconds * (1 + _SLACK)
+        least = step + turn.period - every + 1  # one that began late does not move the next
         if not taken and earned > 0:
             least = step + math.ceil((speed.seconds_for(turn.n) - seconds) / earned)
         turn.next_step = stage.next_step(step, least)
