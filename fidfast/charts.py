@@ -126,7 +126,8 @@ def line_chart(
     """
     if not any(curve.points for curve in curves):
         raise ValueError("curves: expected at least one point, got none")
-    legend = 26.0 if len(curves) > 1 else 0.0
+    names = [curve.name for curve in curves] if len(curves) > 1 else []
+    places, legend = _in_rows(names, width, 58.0, 6.7)
     left, right, top, plot = 58.0, width - 18.0, 26.0 + legend, 190.0
     bottom = top + plot
     points = [point for curve in curves for point in curve.points]
@@ -139,8 +140,7 @@ def line_chart(
 
     parts = [f'<text class="axis" x="0" y="{top - 12:.1f}">{html.escape(y_label)}'
              f"{' (logarithmic)' if y.logarithmic else ''}</text>"]  # fmt: skip
-    if legend:
-        parts.append(_legend(curves))
+    parts += [_key(curve, shape, *place) for shape, (curve, place) in enumerate(zip(curves, places, strict=False))]
     for tick in y.ticks(4):
         height = y.place(tick)
         parts.append(f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{height:.1f}" y2="{height:.1f}"/>')
@@ -202,16 +202,25 @@ def _marker(shape: int, x: float, y: float) -> str:
     return f'<path class="mark{" open" if shape % 2 else ""}" d="{outline}"/>'
 
 
-def _legend(curves: Sequence[Curve]) -> str:
-    parts, place = [], 0.0
-    for shape, curve in enumerate(curves):
-        line = "" if curve.line == "none" else f'<path class="{curve.line}" d="M{place:.1f} 9h26"/>'
-        parts.append(
-            f'<g class="curve c{curve.colour % PALETTE}">{line}{_marker(shape, place + 13, 9)}</g>'
-            f'<text class="axis" x="{place + 34:.1f}" y="13">{html.escape(curve.name)}</text>'
-        )
-        place += 58 + 6.7 * len(curve.name)
-    return "".join(parts)
+def _key(curve: Curve, shape: int, x: float, y: float) -> str:
+    """What stands for a curve in the legend."""
+    line = "" if curve.line == "none" else f'<path class="{curve.line}" d="M{x:.1f} {y + 9:.1f}h26"/>'
+    return (
+        f'<g class="curve c{curve.colour % PALETTE}">{line}{_marker(shape, x + 13, y + 9)}</g>'
+        f'<text class="axis" x="{x + 34:.1f}" y="{y + 13:.1f}">{html.escape(curve.name)}</text>'
+    )
+
+
+def _in_rows(names: Sequence[str], width: float, key: float, letter: float) -> tuple[list[tuple[float, float]], float]:
+    """Where the names of a legend stand, and its height: as many in a row as there is room for."""
+    places, x, y = [], 0.0, 0.0
+    for name in names:
+        needed = key + letter * len(name)
+        if x > 0 and x + needed > width:
+            x, y = 0.0, y + 22.0
+        places.append((x, y))
+        x += needed
+    return places, y + 26.0 if names else 0.0
 
 
 def stacked_bars(says: str, bars: Sequence[Bar], *, width: float = _WIDTH) -> str:
@@ -219,18 +228,13 @@ def stacked_bars(says: str, bars: Sequence[Bar], *, width: float = _WIDTH) -> st
     names = list(dict.fromkeys(name for bar in bars for name, _ in bar.parts))
     left = min(30 + 7.2 * max(len(bar.name) for bar in bars), 0.38 * width)
     right = width - 14 - 7.2 * max(len(bar.says) for bar in bars)
-    parts = []
-    place, row = 0.0, 0
-    for index, name in enumerate(names):
-        needed = 34 + 7.2 * len(name)
-        if place + needed > width:
-            place, row = 0.0, row + 1
-        parts.append(
-            f'<g class="curve c{index % PALETTE}"><rect class="part" x="{place:.1f}" y="{row * 22 + 2}" width="12" '
-            f'height="12"/></g><text class="axis" x="{place + 18:.1f}" y="{row * 22 + 13}">{html.escape(name)}</text>'
-        )
-        place += needed
-    top = row * 22 + 38.0
+    places, legend = _in_rows(names, width, 34.0, 7.2)
+    parts = [
+        f'<g class="curve c{index % PALETTE}"><rect class="part" x="{x:.1f}" y="{y + 2:.1f}" width="12" height="12"/></g>'
+        f'<text class="axis" x="{x + 18:.1f}" y="{y + 13:.1f}">{html.escape(name)}</text>'
+        for index, (name, (x, y)) in enumerate(zip(names, places, strict=True))
+    ]
+    top = legend + 12.0
     for bar in bars:
         parts.append(f'<text class="axis name" x="0" y="{top + 15:.1f}">{html.escape(bar.name)}</text>')
         begin, whole = left, sum(length for _, length in bar.parts) or 1.0
@@ -250,5 +254,5 @@ def stacked_bars(says: str, bars: Sequence[Bar], *, width: float = _WIDTH) -> st
 def _svg(says: str, width: float, height: float, parts: Sequence[str]) -> str:
     return (
         f'<div class="scroll"><svg role="img" aria-label="{html.escape(says)}" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'style="min-width:min(100%, {width / 20:.0f}rem)">' + "".join(parts) + "</svg></div>"
+        f'style="min-width:{width / 24:.0f}rem">' + "".join(parts) + "</svg></div>"
     )

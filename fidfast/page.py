@@ -43,7 +43,8 @@ th { color: var(--muted); font-weight: 500; font-size: 0.85rem; }
 thead th { border-bottom: 1px solid var(--ink); }
 tbody tr:not(:last-child) > * { border-bottom: 1px solid var(--line); }
 tbody tr.more > td:first-child { border-bottom-color: transparent; }
-.number { text-align: right; }
+.number { text-align: right; white-space: nowrap; }
+.scroll + .scroll, .scroll + p, .scroll + .same { margin-top: 1.1rem; }
 th.number:last-child, td.number:last-child { padding-right: 0.25rem; }
 .facts th { white-space: nowrap; font-size: 0.95rem; }
 .facts td { overflow-wrap: anywhere; padding-right: 0; }

@@ -90,7 +90,12 @@ def read_inputs(
     runs = [read_run(path, name) for path, name in zip(histories, names, strict=True)]
     if real is not None:
         images.append(Path(real))
-    sets = [ImageSet(path, name=str(path), value_range=value_range, progress=progress) for path in images]
+    called = [path.name for path in images]
+    called = called if len(set(called)) == len(images) else [str(path) for path in images]
+    sets = [
+        ImageSet(path, name=name, value_range=value_range, progress=progress)
+        for path, name in zip(images, called, strict=True)
+    ]
     return Inputs(runs, results, sets, real is not None)
 
 

@@ -189,7 +189,8 @@ def _side(reading: Reading, side: str) -> Mapping[str, Any] | None:
 
 def _counts(report: Mapping[str, Any]) -> tuple[str, str, str]:
     times = report.get("largest_multiplicity")
-    return f"{report['num_images']:,}", f"{report['num_unique']:,}", "" if times is None else f"{times:,} times"
+    often = "" if times is None else "once" if times == 1 else f"{times:,} times"
+    return f"{report['num_images']:,}", f"{report['num_unique']:,}", often
 
 
 def _overlap_table(overlap: Sequence[Sequence[int]]) -> str:

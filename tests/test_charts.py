@@ -85,3 +85,13 @@ def test_bars_are_as_long_as_their_shares_and_a_part_keeps_its_colour():
     lengths = [float(length) for _, length in parts]
     assert lengths[0] == pytest.approx(3 * lengths[1], abs=0.3) and lengths[3] == pytest.approx(lengths[0], abs=0.1)
     assert "a: 75%" in chart and "8 s" in chart
+
+
+def test_a_long_legend_goes_on_in_the_next_row():
+    curves = [Curve(f"a run with a long name, number {index}", [Point(1, 2.0 + index)]) for index in range(5)]
+    chart = line_chart("says", curves, x_label="x")
+    keys = re.findall(r'<text class="axis" x="([\d.]+)" y="([\d.]+)">a run', chart)
+    assert len(keys) == 5 and len({y for _, y in keys}) == 3
+    assert all(float(x) + 6.7 * len("a run with a long name, number 0") <= 720 for x, _ in keys)
+    first_mark = min(float(y) for y in re.findall(r'<text class="axis end"[^>]*y="([\d.]+)"', chart))
+    assert first_mark > max(float(y) for _, y in keys)  # the plot begins below

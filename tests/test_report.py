@@ -241,8 +241,8 @@ def test_repeated_images_stand_side_by_side(run_folder, sets, tmp_path):
     groups = [part[: part.index("</div>")] for part in text.split('<div class="same">')[1:]]
     names = [re.findall(r'alt="([^"]+)"', group) for group in groups]
     assert names == [
-        [f"{sets[0]}: memorised.png", f"{sets[1]}: original.png"],
-        [f"{sets[0]}: {name}.png" for name in ("x", "y", "z")],
+        ["samples: memorised.png", "photos: original.png"],
+        [f"samples: {name}.png" for name in ("x", "y", "z")],
     ]
     without, _ = made(tmp_path, sets[1])
     assert "No image stands twice." in without.one("section", id="duplicates")
@@ -252,8 +252,8 @@ def test_samples_of_the_run_and_of_every_set(run_folder, sets, tmp_path):
     page, _ = made(tmp_path, run_folder, sets[0], num_samples=4)
     shown = [attributes["alt"] for attributes, _ in page.all("img")]
     assert "The first images of fid_2k at step 3,000, FID 40.25" in shown  # the best; of the last none was kept
-    assert [name for name in shown if name.startswith(f"{sets[0]}: ")][:4] == [
-        f"{sets[0]}: {name}.png" for name in ("0", "2", "5", "x")
+    assert [name for name in shown if name.startswith("samples: ")][:4] == [
+        f"samples: {name}.png" for name in ("0", "2", "5", "x")
     ]
 
 
