@@ -230,7 +230,8 @@ def stacked_bars(says: str, bars: Sequence[Bar], *, width: float = _WIDTH) -> st
     right = width - 14 - 7.2 * max(len(bar.says) for bar in bars)
     places, legend = _in_rows(names, width, 34.0, 7.2)
     parts = [
-        f'<g class="curve c{index % PALETTE}"><rect class="part" x="{x:.1f}" y="{y + 2:.1f}" width="12" height="12"/></g>'
+        f'<g class="curve c{index % PALETTE}"><rect class="part" x="{x:.1f}" y="{y + 2:.1f}" width="12" height="12"/>'
+        "</g>"
         f'<text class="axis" x="{x + 18:.1f}" y="{y + 13:.1f}">{html.escape(name)}</text>'
         for index, (name, (x, y)) in enumerate(zip(names, places, strict=True))
     ]

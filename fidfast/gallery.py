@@ -17,10 +17,10 @@ from fidfast.images import open_images
 
 
 class Place(NamedTuple):
-    """One image: the ``index``-th that could be read of the ``group``-th set."""
+    """One image: that of this number, among those that could be read, of the ``group``-th set."""
 
     group: int
-    index: int
+    number: int
 
 
 class ImageSet:
@@ -107,8 +107,8 @@ def repeated_images(sets: Sequence[ImageSet]) -> list[list[Place]]:
     index = np.concatenate([np.arange(len(one)) for one in sets])
     order = np.lexsort((np.arange(len(hashes)), hashes[:, 1], hashes[:, 0]))
     ordered = hashes[order]
-    starts = np.flatnonzero(np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)]) if len(ordered) else []
-    runs = np.split(order, starts[1:]) if len(ordered) else []
+    changes = np.flatnonzero((ordered[1:] != ordered[:-1]).any(axis=1)) + 1
+    runs = np.split(order, changes)
     found = [[Place(int(group[row]), int(index[row])) for row in run] for run in runs if len(run) > 1]
     return sorted(found, key=lambda places: (-len({place.group for place in places}), -len(places), places[0]))
 

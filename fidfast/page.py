@@ -50,6 +50,7 @@ th.number:last-child, td.number:last-child { padding-right: 0.25rem; }
 .facts td { overflow-wrap: anywhere; padding-right: 0; }
 figure > img { max-width: 100%; height: auto; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 0 4rem; }
+.columns > * { min-width: 0; }
 details { margin-top: 0.6rem; font-size: 0.9rem; }
 summary { color: var(--muted); cursor: pointer; width: fit-content; }
 details table { margin-top: 0.5rem; font-size: 0.9rem; }

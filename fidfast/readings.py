@@ -145,19 +145,33 @@ def read_results(path: Path) -> list[Reading]:
     return readings
 
 
-def _reading(run: str, label: str, fid: Any, num_images: Any, row: Mapping, result: Any, **where: Any) -> Reading:
+def _reading(
+    run: str,
+    label: str,
+    fid: Any,
+    num_images: Any,
+    row: Mapping[str, Any],
+    result: Any,
+    *,
+    step: int | None = None,
+    images: Path | None = None,
+) -> Reading:
     """With every field of the kind that it must have, whatever stands in the file."""
-    fields = {name: row.get(name) for name in ("standard_error", "corrected", "floor")}
-    seconds = row.get("seconds") or {}
+    error, corrected, floor = (
+        None if row.get(name) is None else _finite(row[name]) for name in ("standard_error", "corrected", "floor")
+    )
     return Reading(
         run,
         str(label),
         _finite(fid),
+        step=step,
         num_images=None if num_images is None else int(num_images),
-        **{name: None if value is None else _finite(value) for name, value in fields.items()},
-        seconds={str(name): _finite(value) for name, value in dict(seconds).items()},
+        standard_error=error,
+        corrected=corrected,
+        floor=floor,
+        seconds={str(name): _finite(value) for name, value in dict(row.get("seconds") or {}).items()},
         result=dict(result or {}),
-        **where,
+        images=images,
     )
 
 

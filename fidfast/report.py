@@ -218,12 +218,12 @@ def _side_by_side(found: Inputs) -> list[str]:
     shown = [side_by_side(places, _COPIES_SHOWN) for places in groups[:_GROUPS_SHOWN]]
     wanted: dict[int, set[int]] = {}
     for place in (place for places in shown for place in places):
-        wanted.setdefault(place.group, set()).add(place.index)
+        wanted.setdefault(place.group, set()).add(place.number)
     pixels = {group: found.sets[group].show(indices) for group, indices in wanted.items()}
 
     def picture(place: Place, more: int) -> str:
-        name = f"{found.sets[place.group].name}: {found.sets[place.group].label(place.index)}"
-        image = html_image(pixels[place.group][place.index], name, 256)
+        name = f"{found.sets[place.group].name}: {found.sets[place.group].label(place.number)}"
+        image = html_image(pixels[place.group][place.number], name, 256)
         return html_captioned(image, name + (f", and {more:,} more like it" if more else ""))
 
     for places, some in zip(groups, shown, strict=False):

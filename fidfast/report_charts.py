@@ -136,7 +136,8 @@ def _curves_by_number(shown: Sequence[Reading]) -> list[Curve]:
     models: dict[tuple[str, int | None], list[Reading]] = {}
     for one in shown:
         models.setdefault((one.run, one.step), []).append(one)
-    curves, single = [], []
+    curves: list[Curve] = []
+    single: list[Reading] = []
     for (run, step), some in models.items():
         if len(some) == 1:
             single += some
