@@ -29,6 +29,7 @@ other commands:
   fidfast inspect FILE.npz                what a statistics file holds
   fidfast weights [install [FILE]]        the FID Inception weights: where they are, install them
   fidfast doctor                          what is installed, what is missing, how to mend it
+  fidfast report HISTORY.jsonl            one HTML file: curves, samples, repeated images, where the time went
   fidfast demo                            FID on real photographs, blurred, noised, compressed and darkened
 
 REAL, GENERATED and IMAGES are a folder, a .zip, .tar, .npz (arr_0) or .npy file of images; REAL and GENERATED also a
@@ -170,6 +171,26 @@ def _doctor_parser() -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog="fidfast doctor", description="What is installed, missing, and how to mend it.")
 
 
+def _report_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fidfast report",
+        description="One HTML file that needs no other, of any of: the history of a training (.jsonl, or the folder "
+        "that holds it), results (.json, as fidfast --json prints them), sets of images (a folder, .zip, .tar, .npz "
+        "or .npy), whose repeated images are shown side by side.",
+    )
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="a history, a result or a set of images")
+    parser.add_argument("-o", "--output", type=Path, default=Path("fid-report.html"), metavar="FILE.html",
+                        help="default: %(default)s")  # fmt: skip
+    parser.add_argument("--real", default=None, metavar="IMAGES", help="the reference images: show copies of them")
+    parser.add_argument("--title", default="FID report")
+    parser.add_argument("--num-samples", type=_positive, default=48, metavar="N",
+                        help="images shown of each set (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--value-range", type=float, nargs=2, default=None, metavar=("LOW", "HIGH"),
+                        help="of float images in .npy and .npz files: 0 1 or -1 1")  # fmt: skip
+    parser.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
+    return parser
+
+
 def _demo_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fidfast demo", description="FID on real photographs at rising distortion.")
     parser.add_argument("-o", "--output", type=Path, default=Path("demo-output"), metavar="FOLDER",
@@ -294,9 +315,18 @@ def _run_doctor(options: argparse.Namespace) -> int:
     return 0 if all(finding.status != "missing" for finding in findings) else 1
 
 
+def _run_report(options: argparse.Namespace) -> int:
+    from fidfast.report import write_report
+
+    output = _output_file(options.output, ".html")
+    write_report(**{**vars(options), "output": output})
+    print(output)
+    return 0
+
+
 def _run_demo(options: argparse.Namespace) -> int:
     from fidfast.demo import not_rising, run_demo
-    from fidfast.report import format_table
+    from fidfast.panels import format_table
 
     arguments: dict[str, Any] = {key: value for key, value in vars(options).items() if value is not None}
     output = arguments.pop("output")
@@ -311,14 +341,14 @@ def _run_demo(options: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _output_file(path: Path) -> Path:
+def _output_file(path: Path, suffix: str = ".npz") -> Path:
     """Refuse a result's place before the work, not after it."""
     if path.is_dir():
         raise ValueError(f"--output {path}: expected a file name, got a folder")
     if not path.parent.is_dir():
         raise ValueError(f"--output {path}: there is no folder {path.parent}")
-    if path.suffix != ".npz":
-        raise ValueError(f"--output {path}: expected a file name that ends in .npz")
+    if path.suffix != suffix:
+        raise ValueError(f"--output {path}: expected a file name that ends in {suffix}")
     if not os.access(path.resolve().parent, os.W_OK | os.X_OK):
         raise ValueError(f"--output {path}: the folder {path.resolve().parent} cannot be written to")
     return path
@@ -348,5 +378,6 @@ _COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argp
     "inspect": (_inspect_parser, _run_inspect),
     "weights": (_weights_parser, _run_weights),
     "doctor": (_doctor_parser, _run_doctor),
+    "report": (_report_parser, _run_report),
     "demo": (_demo_parser, _run_demo),
 }

@@ -19,7 +19,8 @@ RANKS = [
     | {"distributed", "accumulate", "error_bars"},
     {"evaluate", "metric"},
     {"training_schedule", "training_history", "training_sampling", "training_run", "training_results"},
-    {"training", "compat", "demo", "report", "doctor", "cli", "__main__"},
+    {"training", "compat", "demo", "report", "doctor", "cli", "__main__"}
+    | {"page", "charts", "panels", "gallery", "readings", "report_charts", "integrations"},
 ]
 COMPILED = {"_cpu", "_cuda"}
 
