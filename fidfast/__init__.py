@@ -16,8 +16,8 @@ _HOMES = {
     "FIDResult": "fidfast.result",
     "RanksError": "fidfast.distributed",
     "FidfastWarning": "fidfast.result",
-    "compute_fid": "fidfast.evaluate",
-    "compute_statistics": "fidfast.evaluate",
+    "compute_fid": "fidfast.evaluation",
+    "compute_statistics": "fidfast.evaluation",
     "FeatureStatistics": "fidfast.statistics",
     "StatisticsError": "fidfast.statistics",
     "frechet_distance": "fidfast.frechet",
@@ -61,7 +61,7 @@ __all__ = [
 if TYPE_CHECKING:
     from fidfast.distributed import RanksError
     from fidfast.duplicates import DuplicateImagesError
-    from fidfast.evaluate import compute_fid, compute_statistics
+    from fidfast.evaluation import compute_fid, compute_statistics
     from fidfast.features import FeatureExtractor
     from fidfast.frechet import frechet_distance
     from fidfast.images import ImagesError

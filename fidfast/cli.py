@@ -181,7 +181,7 @@ def _demo_parser() -> argparse.ArgumentParser:
 
 
 def _run_fid(options: argparse.Namespace) -> int:
-    from fidfast.evaluate import compute_fid
+    from fidfast.evaluation import compute_fid
 
     with _process_group(options) as (all_ranks, rank):
         arguments = vars(options).copy()
@@ -201,7 +201,7 @@ def _run_fid(options: argparse.Namespace) -> int:
 
 
 def _run_stats(options: argparse.Namespace) -> int:
-    from fidfast.evaluate import compute_statistics
+    from fidfast.evaluation import compute_statistics
 
     output: Path = _output_file(options.output)
     with _process_group(options) as (all_ranks, rank):

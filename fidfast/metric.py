@@ -28,7 +28,7 @@ from fidfast.duplicates import (
     report_duplicates,
 )
 from fidfast.error_bars import GROUPS
-from fidfast.evaluate import (
+from fidfast.evaluation import (
     check_choice,
     empty_statistics,
     is_statistics,

@@ -17,7 +17,7 @@ RANKS = [
     | {"quintic", "polar", "polar_distance", "square_root"},
     {"images", "decode", "files", "workers", "duplicates", "photographs", "result", "seeds"}
     | {"distributed", "accumulate", "error_bars"},
-    {"evaluate", "metric"},
+    {"evaluation", "metric"},
     {"training", "compat", "demo", "report", "doctor", "cli", "__main__"},
 ]
 COMPILED = {"_cpu", "_cuda"}
