@@ -1,30 +1,53 @@
-"""One pass over the images of each side: decode, preprocess, network, statistics; then the distance."""
+"""One pass over the images of each side: decode, preprocess, network, statistics; then the distance and its fellows."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Literal
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from fidfast import ops
-from fidfast.accumulate import Accumulator, Extractor, Side, collect
+from fidfast.accumulate import Accumulator, Extractor, collect
 from fidfast.distributed import Ranks
-from fidfast.duplicates import count_duplicates, count_shared, describe_duplicates, num_effective, unique_hashes
-from fidfast.error_bars import GROUPS, measure
+from fidfast.error_bars import GROUPS
 from fidfast.features import resolve_extractor
-from fidfast.images import ImagesError, ImageSource, open_images
-from fidfast.preprocessing import get_preset
-from fidfast.result import FidfastWarning, FIDResult
-from fidfast.statistics import FeatureStatistics, StatisticsError, check_comparable, is_statistics_file
+from fidfast.images import ImagesError, ImageSource
+from fidfast.inception import TAPS
+from fidfast.kept_features import RowsOnly, TapAccumulator
+from fidfast.measures import (
+    METRICS,
+    Evaluation,
+    MeasureOptions,
+    check_metrics,
+    check_sources,
+    kept_taps,
+    main_tap,
+    measure_all,
+    taps_of,
+)
+from fidfast.result import FIDResult
+from fidfast.sides import (
+    Side,
+    check_choice,
+    check_positive,
+    empty_statistics,
+    is_statistics,
+    join_side,
+    load_statistics,
+    make_result,
+    open_side,
+    read_side,
+    side_notes,
+    warn_of,
+)
+from fidfast.statistics import FeatureStatistics, check_comparable
 
-_meetings = itertools.count()  # every rank calls in the same order, and so meets the others of the same call
+__all__ = ["METRICS", "compute_features", "compute_fid", "compute_statistics", "evaluate"]
 
 
 def compute_fid(
@@ -84,23 +107,119 @@ def compute_fid(
         ImagesError, StatisticsError, WeightsError, ValueError, TypeError: naming the argument or file, what was
         expected and what came, before any long work where that is possible.
     """
+    evaluation = evaluate(
+        real,
+        generated,
+        metrics=("fid",),
+        preset=preset,
+        feature_dim=feature_dim,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        compile=compile,
+        num_workers=num_workers,
+        weights=weights,
+        on_error=on_error,
+        progress=progress,
+        feature_extractor=feature_extractor,
+        value_range=value_range,
+        quantize=quantize,
+        recursive=recursive,
+        allow_pickle=allow_pickle,
+        error_bars=error_bars,
+        all_ranks=all_ranks,
+    )
+    result: FIDResult = evaluation["fid"]
+    return result
+
+
+def evaluate(
+    real: Any,
+    generated: Any,
+    *,
+    metrics: Sequence[str] = ("fid",),
+    preset: str = "pytorch-fid",
+    feature_dim: int = 2048,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    precision: str = "fp32",
+    compile: bool = False,
+    num_workers: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+    progress: bool = True,
+    feature_extractor: Any = None,
+    value_range: tuple[float, float] | None = None,
+    quantize: Literal["round", "truncate"] | None = "round",
+    recursive: bool = True,
+    allow_pickle: bool = False,
+    error_bars: bool = False,
+    all_ranks: bool = False,
+    kid_subsets: int | None = 100,
+    kid_subset_size: int = 1000,
+    splits: int | Sequence[int] = 10,
+    pr_neighbours: int = 3,
+    dc_neighbours: int = 5,
+    max_features: int | None = None,
+    seed: int = 2020,
+) -> Evaluation:
+    """Several measures of generated images from one pass over each side: the network sees every image once.
+
+    ============  ===============================================================  ==========================
+    ``metrics``   value                                                            reads
+    ============  ===============================================================  ==========================
+    ``"fid"``     :class:`FIDResult`                                               both sides, or statistics
+    ``"kid"``     :func:`fidfast.metrics.kid.kernel_distance`                      both sides
+    ``"prdc"``    :func:`fidfast.metrics.prdc.prdc`                                both sides
+    ``"sfid"``    FID of the "spatial" features (Nash et al. 2021), a float        both sides
+    ``"is"``      :func:`fidfast.metrics.inception_score.inception_score`          generated
+    ============  ===============================================================  ==========================
+
+    Memory: FID and sFID need the same for any number of images. KID and PRDC keep every image's features, float32, on
+    the device of the network: N · 2048 · 4 bytes a side (410 MB for 50 000 images), the Inception Score N · 1008 · 4
+    of the generated side; the features of all ranks then meet on each. ``max_features`` bounds N.
+
+    Args:
+        metrics: which; ``real`` may be None where only "is" is wanted.
+        feature_dim: of the features that FID, KID and PRDC are of.
+        feature_extractor: as for :func:`compute_fid`, for "fid", "kid" and "prdc". A :class:`FeatureExtractor` must
+            have the taps that the metrics need.
+        kid_subsets, kid_subset_size: KID's; of a side with fewer images the subsets are as large as it is, which the
+            notes say. ``kid_subsets=None`` is the exact unbiased value over all samples.
+        splits: the Inception Score's.
+        pr_neighbours, dc_neighbours: k of precision and recall, and of density and coverage.
+        max_features: KID, PRDC and the Inception Score take at most so many images of a side, drawn by ``seed``.
+        seed: of KID's subsets, the Inception Score's shuffle and the draw of ``max_features``.
+
+    The other arguments, what each side may be, and the errors are those of :func:`compute_fid`. Also
+    FinalLayerError, before any long work, where the Inception Score is wanted and the weights lack the final layer.
+    """
     check_choice("on_error", on_error, ("raise", "skip"))
-    _check_positive("batch_size", batch_size)
+    check_positive("batch_size", batch_size)
+    wanted = check_metrics(metrics, feature_extractor)
+    options = MeasureOptions(kid_subsets, kid_subset_size, splits, pr_neighbours, dc_neighbours, max_features, seed)
+    given = {"real": real, "generated": generated}
+    if wanted == {"is"}:
+        del given["real"]
+    check_sources(wanted, given)
     started = time.perf_counter()
-    own_network = feature_extractor is not None
     extractor: Extractor | None = None
+    main = ""
     sides: dict[str, Side] = {}
+    spatial: dict[str, Side] = {}
+    rows: dict[str, dict[str, Tensor]] = {}
     ranks = Ranks(alone=not all_ranks)
     with ExitStack() as stack:
         sources: dict[str, ImageSource] = {}
-        for name, images in (("real", real), ("generated", generated)):
+        for name, images in given.items():
             if is_statistics(images):
+                own = feature_extractor is not None
                 sides[name] = Side(
                     load_statistics(
                         images,
                         name,
-                        preset=None if own_network else preset,
-                        feature_dim=None if own_network else feature_dim,
+                        preset=None if own else preset,
+                        feature_dim=None if own else feature_dim,
                         allow_pickle=allow_pickle,
                     )
                 )
@@ -117,22 +236,56 @@ def compute_fid(
                 precision=precision,
                 compile=compile,
                 weights=weights,
+                taps=None if feature_extractor is not None else taps_of(wanted, feature_dim),
             )
-            if extractor.feature_dim is not None:  # a caller's own extractor shows it with the first features only
+            main = main_tap(wanted, extractor, feature_dim)
+            width = extractor.feature_dim if main == "features" else TAPS[main][1]
+            if width is not None:  # a caller's own extractor shows it with the first features only
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # said once, with the distance
                     for side in sides.values():
-                        check_comparable(side.statistics, empty_statistics(extractor, extractor.feature_dim))
+                        check_comparable(side.statistics, empty_statistics(extractor, width))
             seconds = {"setup": time.perf_counter() - started}
             for name, source in sources.items():
-                shift = sides["real"].statistics.mu if "real" in sides else None
-                accumulator = Accumulator(groups=GROUPS if error_bars and name == "generated" else 1, shift=shift)
+                accumulator = TapAccumulator(
+                    extractor.split,
+                    main,
+                    keep=kept_taps(wanted, name, main),
+                    cap=max_features,
+                    seed=seed,
+                    spatial=Accumulator(shift=_mean(spatial.get("real"))) if "sfid" in wanted else None,
+                    groups=GROUPS if error_bars and name == "generated" else 1,
+                    shift=_mean(sides.get("real")),
+                )
                 sides[name] = read_side(
                     source, extractor, accumulator, ranks, value_range=value_range, quantize=quantize, progress=progress
                 )
+                if accumulator.spatial is not None:
+                    spatial[name] = join_side(source, extractor, accumulator.spatial, ranks)
+                rows[name] = {tap: kept.all_ranks(ranks) for tap, kept in accumulator.kept.items()}
         else:
             seconds = {"setup": time.perf_counter() - started}
-    return make_result(sides["real"], sides["generated"], extractor, seconds, ranks, error_bars=error_bars)
+    values: dict[str, Any] = {}
+    if "fid" in wanted:
+        result = make_result(sides["real"], sides["generated"], extractor, seconds, ranks, error_bars=error_bars)
+        values["fid"], seconds, notes = result, dict(result.seconds), list(result.notes)
+    else:
+        notes = [note for name, side in sides.items() for note in side_notes(name, side)]
+        warn_of(notes, ranks)
+    measured, own_seconds, more = measure_all(wanted, rows, spatial, main, options, ranks)
+    warn_of(more, ranks)
+    counts = [side.statistics.num_samples if (side := sides.get(name)) else None for name in ("real", "generated")]
+    return Evaluation(
+        {metric: {**values, **measured}[metric] for metric in wanted},
+        num_real=counts[0],
+        num_generated=counts[1],
+        seconds={**seconds, **own_seconds},
+        notes=[*notes, *more],
+    )
+
+
+def _mean(side: Side | None) -> Tensor | None:
+    return None if side is None else side.statistics.mu
 
 
 def compute_statistics(
@@ -160,7 +313,7 @@ def compute_statistics(
     writes a file that fidfast, pytorch-fid and the other tools take in the place of the images.
     """
     check_choice("on_error", on_error, ("raise", "skip"))
-    _check_positive("batch_size", batch_size)
+    check_positive("batch_size", batch_size)
     ranks = Ranks(alone=not all_ranks)
     with open_side(images, "images", batch_size, num_workers, on_error, recursive, preset, ranks) as source:
         extractor = resolve_extractor(
@@ -175,197 +328,54 @@ def compute_statistics(
         side = read_side(
             source, extractor, Accumulator(), ranks, value_range=value_range, quantize=quantize, progress=progress
         )
-    warn_of(_side_notes("images", side), ranks)
+    warn_of(side_notes("images", side), ranks)
     return side.statistics
 
 
-def is_statistics(images: Any) -> bool:
-    if isinstance(images, FeatureStatistics):
-        return True
-    return isinstance(images, (str, os.PathLike)) and is_statistics_file(images)
-
-
-def load_statistics(
-    images: Any, name: str, *, preset: str | None, feature_dim: int | None, allow_pickle: bool
-) -> FeatureStatistics:
-    if isinstance(images, FeatureStatistics):
-        return images
-    try:
-        return FeatureStatistics.load(images, preset=preset, feature_dim=feature_dim, allow_pickle=allow_pickle)
-    except StatisticsError as error:
-        raise StatisticsError(f"{name}: {error}") from error
-
-
-def open_side(
+def compute_features(
     images: Any,
-    name: str,
-    batch_size: int,
-    num_workers: int | None,
-    on_error: Literal["raise", "skip"],
-    recursive: bool,
-    preset: str,
-    ranks: Ranks,
-) -> ImageSource:
-    source = open_images(
-        images,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        on_error=on_error,
-        recursive=recursive,
-        preset=get_preset(preset).name,
-        name=name,
-        shard=(ranks.rank, ranks.size) if ranks.size > 1 else None,
-    )
-    if source.total is not None and source.total < 2:
-        source.close()
-        raise ImagesError(f"{name}: a covariance needs at least 2 images, got {source.total}")
-    return source
-
-
-def empty_statistics(extractor: Extractor, feature_dim: int, shift: torch.Tensor | None = None) -> FeatureStatistics:
-    return FeatureStatistics(
-        feature_dim,
-        shift=shift,
-        preset=extractor.preset,
-        precision=extractor.precision,
-        weights=extractor.identity,
-    )
-
-
-def read_side(
-    source: ImageSource,
-    extractor: Extractor,
-    accumulator: Accumulator,
-    ranks: Ranks,
     *,
-    value_range: tuple[float, float] | None,
-    quantize: Literal["round", "truncate"] | None,
-    progress: bool,
-) -> Side:
-    """One side from its images: this rank's pass over its share, then the sum of all ranks."""
-    seconds = collect(
-        source,
-        extractor,
-        accumulator,
-        value_range=value_range,
-        quantize=quantize,
-        progress=progress,
-        ranks=ranks,
-    )
-    if ranks.size == 1 and len(accumulator) < 2:
-        raise ImagesError(f"{source.name}: a covariance needs at least 2 images, got {len(accumulator)}")
-    meeting = f"evaluate/{next(_meetings)}" if ranks.size > 1 else ""
-    agree = {
-        "side": source.name,
-        "preset": extractor.preset,
-        "precision": extractor.precision,
-        "weights": extractor.identity,
-        "feature_dim": extractor.feature_dim,
-        "number of images": source.total,
-    }
-    facts = ranks.meet(meeting, agree, accumulator.facts())
-    side = accumulator.together(
-        ranks, facts, lambda size: empty_statistics(extractor, size, accumulator.shift), source.name
-    )
-    said = ranks.exchange([list(source.notes), list(source.skipped)])
-    ranks.leave(meeting)
-    if side.hashes is not None:
-        side.statistics.content_hashes = unique_hashes(np.concatenate(side.hashes))[0]
-    side.seconds = seconds
-    side.notes = said[0][0]
-    side.skipped = [tuple(pair) for _, skipped in said for pair in skipped]
-    return side
+    taps: Sequence[str] = ("2048",),
+    preset: str = "pytorch-fid",
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    precision: str = "fp32",
+    compile: bool = False,
+    num_workers: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+    progress: bool = True,
+    feature_extractor: Any = None,
+    value_range: tuple[float, float] | None = None,
+    quantize: Literal["round", "truncate"] | None = "round",
+    recursive: bool = True,
+) -> dict[str, Tensor]:
+    """Features of every image of one set, tap → (N, D) float32 on the network's device, in the order of the source.
 
+    Args:
+        taps: any of "64", "192", "768", "2048", "spatial" (sFID's, D = 2023), "logits_unbiased" and "logits" (1008
+            classes; they need weights with the final layer), from one run of the network.
+        feature_extractor: a module or callable, whose features come as "features", or a :class:`FeatureExtractor`
+            made before, whose taps come.
 
-def make_result(
-    real: Side,
-    generated: Side,
-    extractor: Extractor | None,
-    seconds: dict[str, float],
-    ranks: Ranks,
-    *,
-    error_bars: bool = False,
-    duplicates: dict[str, Any] | None = None,
-    notes: Iterable[str] = (),
-) -> FIDResult:
-    """The distance of two sides and all that is to be said of it, the same on every rank.
-
-    ``duplicates`` and ``notes``: what the caller already knows of the generated side.
+    The other arguments are those of :func:`compute_fid`, and so are the errors. Memory: N · D · 4 bytes a tap.
     """
-    started = time.perf_counter()
-    measured = measure(real, generated, ranks, error_bars=error_bars)
-    distance_seconds = time.perf_counter() - started
-    for side in (real, generated):
-        for stage, value in side.seconds.items():
-            seconds[stage] = seconds.get(stage, 0.0) + value
-    seconds["distance"] = distance_seconds
-    seconds["total"] = seconds["setup"] + seconds.get("total", 0.0) + distance_seconds
-
-    counted: dict[str, Any] = {}
-    said = list(notes)
-    for name, side in (("real", real), ("generated", generated)):
-        if side.hashes is not None and not (name == "generated" and duplicates is not None):
-            counted[name] = count_duplicates(np.concatenate(side.hashes))
-            said += _side_notes(name, side)
-    if duplicates is not None:
-        counted["generated"] = duplicates
-    effective, images, others = None, generated.all_hashes, real.all_hashes
-    if generated.hashes is not None and images is not None:
-        effective = num_effective(unique_hashes(images)[1])
-        if others is not None:
-            counted["shared"] = count_shared(images, others)
-    warn_of(said, ranks)
-    metadata = generated.statistics.metadata
-    kernels = {**ops.kernels(), **(extractor.kernels if extractor is not None else {})}
-    where = str(extractor.device) if extractor is not None else "cpu"
-    where, kernels, seconds = ranks.exchange([where, kernels, seconds])[0]
-    return FIDResult(
-        measured.value,
-        raw=measured.raw,
-        num_real=real.statistics.num_samples,
-        num_generated=generated.statistics.num_samples,
-        preset=metadata.preset,
-        feature_dim=generated.statistics.feature_dim,
-        precision=metadata.precision,
-        device=where,
-        route=measured.route,
-        error_bound=measured.error_bound,
-        duplicates=counted,
-        kernels=kernels,
-        seconds=seconds,
-        notes=tuple(said if measured.note is None else [*said, measured.note]),
-        skipped=tuple(real.skipped + generated.skipped),
-        weights=metadata.weights,
-        standard_error=measured.standard_error,
-        corrected=measured.corrected,
-        floor=measured.floor,
-        num_effective=effective,
-    )
-
-
-def _side_notes(name: str, side: Side) -> list[str]:
-    """What a careful reader should know of one side."""
-    notes = [f"{name}: {note}" for note in side.notes]
-    if side.skipped:
-        number = f"{len(side.skipped)} unreadable image{'s were' if len(side.skipped) > 1 else ' was'}"
-        notes.append(f"{name}: {number} skipped, first {side.skipped[0][0]}: {side.skipped[0][1]}")
-    if side.hashes is not None:
-        repeated = describe_duplicates(name, count_duplicates(np.concatenate(side.hashes)))
-        notes += [] if repeated is None else [repeated]
-    return notes
-
-
-def warn_of(notes: Iterable[str], ranks: Ranks) -> None:
-    """Once, not on every rank."""
-    for note in notes if ranks.rank == 0 else ():
-        warnings.warn(note, FidfastWarning, stacklevel=4)
-
-
-def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def _check_positive(argument: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{argument} must be a whole number of at least 1, got {value!r}")
+    check_choice("on_error", on_error, ("raise", "skip"))
+    check_positive("batch_size", batch_size)
+    ranks = Ranks(alone=True)
+    with open_side(images, "images", batch_size, num_workers, on_error, recursive, preset, ranks, least=1) as source:
+        extractor = resolve_extractor(
+            feature_extractor,
+            preset=preset,
+            device=device,
+            precision=precision,
+            compile=compile,
+            weights=weights,
+            taps=taps,
+        )
+        rows = RowsOnly()
+        collect(source, extractor, rows, value_range=value_range, quantize=quantize, progress=progress, ranks=ranks)
+        if not len(rows):
+            raise ImagesError("images: expected at least 1 image, got 0")
+        warn_of([f"images: {note}" for note in source.notes], ranks)
+    return {tap: part.contiguous() for tap, part in extractor.split(torch.cat(rows.rows)).items()}
