@@ -14,9 +14,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from fidfast import __version__
+
+if TYPE_CHECKING:
+    from fidfast.result import FIDResult
 
 FEATURE_DIMS = (64, 192, 768, 2048)
 PRESET_NAMES = ("pytorch-fid", "tensorflow", "clean-fid", "torchmetrics")
@@ -193,9 +196,9 @@ def _run_fid(options: argparse.Namespace) -> int:
         evaluation = evaluate(*sides, metrics=metrics or ("fid",), all_ranks=all_ranks, **arguments)
     if rank != 0:
         return 0
-    result = evaluation.get("fid")
+    result: FIDResult | None = evaluation.get("fid")
     if as_json:
-        print(json.dumps(evaluation.to_dict() if metrics else result.to_dict()))
+        print(json.dumps((evaluation if metrics or result is None else result).to_dict()))
     elif metrics:
         print("\n".join(f"{name} {value:.8g}" for name, value in evaluation.scalars().items()))
     else:

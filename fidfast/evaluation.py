@@ -278,11 +278,11 @@ def evaluate(
     measured, own_seconds, more = measure_all(wanted, rows, spatial, main, options, ranks)
     warn_of(more, ranks)
     seconds = ranks.exchange({**seconds, **own_seconds, "total": seconds["total"] + sum(own_seconds.values())})[0]
-    counts = [side.statistics.num_samples if (side := sides.get(name)) else None for name in ("real", "generated")]
+    counts = {name: side.statistics.num_samples for name, side in sides.items()}
     return Evaluation(
         {metric: {**values, **measured}[metric] for metric in wanted},
-        num_real=counts[0],
-        num_generated=counts[1],
+        num_real=counts.get("real"),
+        num_generated=counts["generated"],
         seconds=seconds,
         notes=[*notes, *more],
     )

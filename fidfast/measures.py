@@ -215,7 +215,7 @@ def _plain(value: Any) -> Any:
         return value.to_dict()
     if isinstance(value, np.ndarray):
         return value.tolist()
-    return {name: _plain(part) for name, part in value._asdict().items()} if isinstance(value, tuple) else value
+    return {name: _plain(part) for name, part in value._asdict().items()} if hasattr(value, "_asdict") else value
 
 
 def _check_whole(name: str, value: Any, least: int) -> None:
