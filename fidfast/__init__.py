@@ -16,8 +16,11 @@ _HOMES = {
     "FIDResult": "fidfast.result",
     "RanksError": "fidfast.distributed",
     "FidfastWarning": "fidfast.result",
-    "compute_fid": "fidfast.evaluate",
-    "compute_statistics": "fidfast.evaluate",
+    "EvaluationResult": "fidfast.measures",
+    "compute_features": "fidfast.evaluation",
+    "compute_fid": "fidfast.evaluation",
+    "compute_statistics": "fidfast.evaluation",
+    "evaluate": "fidfast.evaluation",
     "FeatureStatistics": "fidfast.statistics",
     "StatisticsError": "fidfast.statistics",
     "frechet_distance": "fidfast.frechet",
@@ -42,6 +45,7 @@ __all__ = [
     "PRESETS",
     "DuplicateImagesError",
     "Evaluation",
+    "EvaluationResult",
     "FIDResult",
     "FeatureExtractor",
     "FeatureStatistics",
@@ -54,8 +58,10 @@ __all__ = [
     "StatisticsError",
     "TrainingEvaluator",
     "WeightsError",
+    "compute_features",
     "compute_fid",
     "compute_statistics",
+    "evaluate",
     "frechet_distance",
     "image_seeds",
     "matrix_sqrt",
@@ -67,10 +73,11 @@ __all__ = [
 if TYPE_CHECKING:
     from fidfast.distributed import RanksError
     from fidfast.duplicates import DuplicateImagesError
-    from fidfast.evaluate import compute_fid, compute_statistics
+    from fidfast.evaluation import compute_features, compute_fid, compute_statistics, evaluate
     from fidfast.features import FeatureExtractor
     from fidfast.frechet import frechet_distance
     from fidfast.images import ImagesError
+    from fidfast.measures import EvaluationResult
     from fidfast.metric import FID
     from fidfast.polar_distance import FrechetBracket
     from fidfast.preprocessing import PRESETS, Preset, preprocess

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from fidfast import __version__
 from fidfast.charts import Curve, Point, line_chart
-from fidfast.evaluate import compute_fid, compute_statistics
+from fidfast.evaluation import compute_fid, compute_statistics
 from fidfast.features import FeatureExtractor
 from fidfast.page import (
     html_columns,

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 
 from fidfast.duplicates import DuplicateImagesError, FirstImages
-from fidfast.evaluate import check_choice
 from fidfast.metric import FID
+from fidfast.sides import check_choice
 from fidfast.training_history import SAME
 from fidfast.training_results import Evaluation, Results
 from fidfast.training_run import Run, Runner
