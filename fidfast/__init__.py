@@ -16,8 +16,11 @@ _HOMES = {
     "FIDResult": "fidfast.result",
     "RanksError": "fidfast.distributed",
     "FidfastWarning": "fidfast.result",
-    "compute_fid": "fidfast.evaluate",
-    "compute_statistics": "fidfast.evaluate",
+    "Evaluation": "fidfast.measures",
+    "compute_features": "fidfast.evaluation",
+    "compute_fid": "fidfast.evaluation",
+    "compute_statistics": "fidfast.evaluation",
+    "evaluate": "fidfast.evaluation",
     "FeatureStatistics": "fidfast.statistics",
     "StatisticsError": "fidfast.statistics",
     "frechet_distance": "fidfast.frechet",
@@ -38,6 +41,7 @@ __all__ = [
     "FID",
     "PRESETS",
     "DuplicateImagesError",
+    "Evaluation",
     "FIDResult",
     "FeatureExtractor",
     "FeatureStatistics",
@@ -48,8 +52,10 @@ __all__ = [
     "RanksError",
     "StatisticsError",
     "WeightsError",
+    "compute_features",
     "compute_fid",
     "compute_statistics",
+    "evaluate",
     "frechet_distance",
     "image_seeds",
     "matrix_sqrt",
@@ -61,10 +67,11 @@ __all__ = [
 if TYPE_CHECKING:
     from fidfast.distributed import RanksError
     from fidfast.duplicates import DuplicateImagesError
-    from fidfast.evaluate import compute_fid, compute_statistics
+    from fidfast.evaluation import compute_features, compute_fid, compute_statistics, evaluate
     from fidfast.features import FeatureExtractor
     from fidfast.frechet import frechet_distance
     from fidfast.images import ImagesError
+    from fidfast.measures import Evaluation
     from fidfast.metric import FID
     from fidfast.polar_distance import FrechetBracket
     from fidfast.preprocessing import PRESETS, Preset, preprocess

@@ -8,7 +8,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -227,10 +227,17 @@ def _of_sums(sums: Sums, empty: FeatureStatistics) -> FeatureStatistics:
     return empty
 
 
+class Collector(Protocol):
+    """What a pass fills: an :class:`Accumulator`, or whatever else takes features."""
+
+    def __len__(self) -> int: ...
+    def add(self, features: Tensor, hashes: Tensor, indices: Tensor | None = None) -> None: ...
+
+
 def collect(
     source: ImageSource,
     extractor: Extractor,
-    accumulator: Accumulator,
+    accumulator: Collector,
     *,
     value_range: tuple[float, float] | None,
     quantize: Literal["round", "truncate"] | None,

@@ -20,6 +20,7 @@ from fidfast import __version__
 
 FEATURE_DIMS = (64, 192, 768, 2048)
 PRESET_NAMES = ("pytorch-fid", "tensorflow", "clean-fid", "torchmetrics")
+METRICS = ("fid", "kid", "is", "sfid", "prdc")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "auto")
 
 _EPILOG = """\
@@ -127,6 +128,8 @@ def _fid_parser() -> argparse.ArgumentParser:
                         help="read statistics files that are pickles; loading one runs code")  # fmt: skip
     parser.add_argument("--error-bars", action="store_true",
                         help="also the standard error, and the value without the bias of a finite n")  # fmt: skip
+    parser.add_argument("--metrics", type=_metrics, default=None, metavar="NAME,...",
+                        help=f"several measures from one pass, a line each: any of {', '.join(METRICS)}")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object, the number under 'fid'")
     parser.add_argument("--version", action="version", version=f"fidfast {__version__}")
     return parser
@@ -181,14 +184,23 @@ def _demo_parser() -> argparse.ArgumentParser:
 
 
 def _run_fid(options: argparse.Namespace) -> int:
-    from fidfast.evaluate import compute_fid
+    from fidfast.evaluation import evaluate
 
     with _process_group(options) as (all_ranks, rank):
         arguments = vars(options).copy()
-        as_json = arguments.pop("json")
-        result = compute_fid(arguments.pop("real"), arguments.pop("generated"), all_ranks=all_ranks, **arguments)
-    if rank == 0:
-        print(json.dumps(result.to_dict()) if as_json else f"{result:.6f}")
+        as_json, metrics = arguments.pop("json"), arguments.pop("metrics")
+        sides = arguments.pop("real"), arguments.pop("generated")
+        evaluation = evaluate(*sides, metrics=metrics or ("fid",), all_ranks=all_ranks, **arguments)
+    if rank != 0:
+        return 0
+    result = evaluation.get("fid")
+    if as_json:
+        print(json.dumps(evaluation.to_dict() if metrics else result.to_dict()))
+    elif metrics:
+        print("\n".join(f"{name} {value:.8g}" for name, value in evaluation.scalars().items()))
+    else:
+        print(f"{result:.6f}")
+    if result is not None:
         if result.standard_error is not None:
             print(
                 f"fidfast: note: standard error {result.standard_error:.6f}; without the bias of "
@@ -201,7 +213,7 @@ def _run_fid(options: argparse.Namespace) -> int:
 
 
 def _run_stats(options: argparse.Namespace) -> int:
-    from fidfast.evaluate import compute_statistics
+    from fidfast.evaluation import compute_statistics
 
     output: Path = _output_file(options.output)
     with _process_group(options) as (all_ranks, rank):
@@ -322,6 +334,14 @@ def _output_file(path: Path) -> Path:
     if not os.access(path.resolve().parent, os.W_OK | os.X_OK):
         raise ValueError(f"--output {path}: the folder {path.resolve().parent} cannot be written to")
     return path
+
+
+def _metrics(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"expected any of {', '.join(METRICS)} joined by commas, got {text!r}")
+    return names
 
 
 def _positive(text: str) -> int:

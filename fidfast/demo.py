@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from fidfast import __version__
-from fidfast.evaluate import compute_fid, compute_statistics
+from fidfast.evaluation import compute_fid, compute_statistics
 from fidfast.features import FeatureExtractor
 from fidfast.photographs import CROP, DISTORTIONS, Crop, Distortion, choose_crops, cut, distorted_crops, load_photos
 from fidfast.report import (

@@ -28,7 +28,11 @@ from fidfast.duplicates import (
     report_duplicates,
 )
 from fidfast.error_bars import GROUPS
-from fidfast.evaluate import (
+from fidfast.features import resolve_extractor
+from fidfast.precision import undisturbed
+from fidfast.preprocessing import get_preset
+from fidfast.result import FidfastWarning, FIDResult
+from fidfast.sides import (
     check_choice,
     empty_statistics,
     is_statistics,
@@ -37,10 +41,6 @@ from fidfast.evaluate import (
     open_side,
     read_side,
 )
-from fidfast.features import resolve_extractor
-from fidfast.precision import undisturbed
-from fidfast.preprocessing import get_preset
-from fidfast.result import FidfastWarning, FIDResult
 from fidfast.statistics import check_comparable
 
 _POLICIES = ("error", "warn", "ignore")
