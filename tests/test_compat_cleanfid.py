@@ -249,7 +249,7 @@ def test_resizers(tmp_path: Path) -> None:
     image = np.arange(20 * 30 * 3).reshape(20, 30, 3).astype(np.uint8)
     assert make_resizer("PIL", True, "lanczos", (8, 6))(image).shape == (6, 8, 3)
     floats = make_resizer("PIL", False, "bicubic", (8, 6))(image)
-    assert floats.dtype == np.float32 and 0 <= floats.min() and floats.max() <= 255
+    assert floats.dtype == np.float32 and floats.min() >= 0 and floats.max() <= 255
     by_torch = make_resizer("PyTorch", True, "bilinear", (6, 8))(image)
     assert by_torch.dtype == np.uint8 and by_torch.shape == (6, 8, 3)
     with pytest.raises(NotImplementedError, match="library: expected 'PIL' or 'PyTorch', got 'OpenCV'"):
