@@ -1,4 +1,4 @@
-"""The façades beside the tools that they stand for: signatures, printed lines, files and numbers, on the same images."""
+"""The façades beside the tools that they stand for: signatures, prints, files and numbers, on the same images."""
 
 from __future__ import annotations
 
