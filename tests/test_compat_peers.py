@@ -180,10 +180,8 @@ def clean_fid(peer_weights: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType
     from cleanfid.inception_torchscript import InceptionV3W
     from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-    from benchmarks.paths import CLEAN_FID_WEIGHTS
-
     def load(path: str, download: bool, resize_inside: bool) -> Any:
-        network = InceptionV3W(str(CLEAN_FID_WEIGHTS), download=False, resize_inside=False)
+        network = InceptionV3W(str(peer_weights.parent / "clean-fid"), download=False, resize_inside=False)
         if not resize_inside:
             return network
         resized = torch.nn.Module()
