@@ -10,11 +10,11 @@ pip="$folder/bin/python -m pip --quiet --disable-pip-version-check"
 if ! cmp -s benchmarks/peers.txt "$folder/peers-installed"; then
   "${PYTHON:-python3}" -m venv "$folder"
   # Pillow and tqdm are fidfast's too; requests is clean-fid's; lightning-utilities and packaging are torchmetrics'.
-  # accelerate and einops are denoising-diffusion-pytorch's (one failure of tests/test_training_peers.py).
+  # accelerate and einops are denoising-diffusion-pytorch's.
   # transformers comes with what it needs; pyyaml and fsspec, which that and torch bring, are lightning's.
   # scipy 1.18 removed the argument of sqrtm that pytorch-fid and clean-fid pass.
   $pip install torch==2.11.0 torchvision==0.26.0 "numpy>=1.24" "scipy<1.18" "pillow>=10" "tqdm>=4.60" \
-    requests lightning-utilities packaging accelerate==1.15.0 transformers==5.23.0 einops "matplotlib>=3.7" "pytest>=8"
+    requests lightning-utilities packaging accelerate==1.15.0 transformers==5.23.0 einops "matplotlib>=3.7" "pytest>=8" "pytest-xdist>=3.6"
   $pip install --no-deps -r benchmarks/peers.txt
   cp benchmarks/peers.txt "$folder/peers-installed"
 fi
