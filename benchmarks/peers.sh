@@ -8,10 +8,11 @@ pip="$folder/bin/python -m pip --quiet --disable-pip-version-check"
 
 if [ ! -e "$folder/peers-installed" ]; then
   "${PYTHON:-python3}" -m venv "$folder"
-  # Pillow and tqdm are fidfast's too; requests is clean-fid's; lightning-utilities and packaging are torchmetrics'.
+  # Pillow and tqdm are fidfast's too; requests is clean-fid's; lightning-utilities and packaging are torchmetrics';
+  # accelerate, einops and ema-pytorch are denoising-diffusion-pytorch's.
   # scipy 1.18 removed the argument of sqrtm that pytorch-fid and clean-fid pass.
   $pip install torch==2.11.0 torchvision==0.26.0 "numpy>=1.24" "scipy<1.18" "pillow>=10" "tqdm>=4.60" \
-    requests lightning-utilities packaging "matplotlib>=3.7" "pytest>=8"
+    requests lightning-utilities packaging accelerate einops ema-pytorch "matplotlib>=3.7" "pytest>=8"
   $pip install --no-deps -r benchmarks/peers.txt
   touch "$folder/peers-installed"
 fi

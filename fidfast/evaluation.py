@@ -33,6 +33,7 @@ from fidfast.measures import (
 from fidfast.result import FIDResult
 from fidfast.sides import (
     Side,
+    add_seconds,
     check_choice,
     check_positive,
     empty_statistics,
@@ -43,6 +44,7 @@ from fidfast.sides import (
     open_side,
     read_side,
     side_notes,
+    skipped_notes,
     warn_of,
 )
 from fidfast.statistics import FeatureStatistics, check_comparable
@@ -199,7 +201,7 @@ def evaluate(
     wanted = check_metrics(metrics, feature_extractor)
     options = MeasureOptions(kid_subsets, kid_subset_size, splits, pr_neighbours, dc_neighbours, max_features, seed)
     given = {"real": real, "generated": generated}
-    if wanted == {"is"}:
+    if set(wanted) == {"is"}:
         del given["real"]
     check_sources(wanted, given)
     started = time.perf_counter()
@@ -254,7 +256,7 @@ def evaluate(
                     cap=max_features,
                     seed=seed,
                     spatial=Accumulator(shift=_mean(spatial.get("real"))) if "sfid" in wanted else None,
-                    groups=GROUPS if error_bars and name == "generated" else 1,
+                    groups=GROUPS if error_bars and "fid" in wanted and name == "generated" else 1,
                     shift=_mean(sides.get("real")),
                 )
                 sides[name] = read_side(
@@ -272,14 +274,16 @@ def evaluate(
     else:
         notes = [note for name, side in sides.items() for note in side_notes(name, side)]
         warn_of(notes, ranks)
+        seconds = add_seconds(seconds, sides.values())
     measured, own_seconds, more = measure_all(wanted, rows, spatial, main, options, ranks)
     warn_of(more, ranks)
+    seconds = ranks.exchange({**seconds, **own_seconds, "total": seconds["total"] + sum(own_seconds.values())})[0]
     counts = [side.statistics.num_samples if (side := sides.get(name)) else None for name in ("real", "generated")]
     return Evaluation(
         {metric: {**values, **measured}[metric] for metric in wanted},
         num_real=counts[0],
         num_generated=counts[1],
-        seconds={**seconds, **own_seconds},
+        seconds=seconds,
         notes=[*notes, *more],
     )
 
@@ -377,5 +381,5 @@ def compute_features(
         collect(source, extractor, rows, value_range=value_range, quantize=quantize, progress=progress, ranks=ranks)
         if not len(rows):
             raise ImagesError("images: expected at least 1 image, got 0")
-        warn_of([f"images: {note}" for note in source.notes], ranks)
+        warn_of([*(f"images: {note}" for note in source.notes), *skipped_notes("images", source.skipped)], ranks)
     return {tap: part.contiguous() for tap, part in extractor.split(torch.cat(rows.rows)).items()}

@@ -198,7 +198,8 @@ def measure_all(
 
 def _kid(real: Tensor, generated: Tensor, options: MeasureOptions) -> KernelDistance:
     size = min(options.kid_subset_size, len(real), len(generated))
-    return kernel_distance(real, generated, subsets=options.kid_subsets, subset_size=size, seed=options.seed)
+    # generated first, as torch-fidelity's users have it: the draws of both sides come from one generator in turn
+    return kernel_distance(generated, real, subsets=options.kid_subsets, subset_size=size, seed=options.seed)
 
 
 def _value(metric: str, parts: Sequence[Any]) -> Any:

@@ -7,7 +7,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -150,11 +151,9 @@ def make_result(
     started = time.perf_counter()
     measured = measure(real, generated, ranks, error_bars=error_bars)
     distance_seconds = time.perf_counter() - started
-    for side in (real, generated):
-        for stage, value in side.seconds.items():
-            seconds[stage] = seconds.get(stage, 0.0) + value
+    seconds = add_seconds(seconds, (real, generated))
     seconds["distance"] = distance_seconds
-    seconds["total"] = seconds["setup"] + seconds.get("total", 0.0) + distance_seconds
+    seconds["total"] += distance_seconds
 
     counted: dict[str, Any] = {}
     said = list(notes)
@@ -198,21 +197,37 @@ def make_result(
     )
 
 
+def add_seconds(seconds: Mapping[str, float], sides: Iterable[Side]) -> dict[str, float]:
+    """The seconds of each stage, set-up and both passes together; "total" is their sum by the clock."""
+    found = dict(seconds)
+    for side in sides:
+        for stage, value in side.seconds.items():
+            found[stage] = found.get(stage, 0.0) + value
+    found["total"] = seconds["setup"] + found.get("total", 0.0)
+    return found
+
+
 def side_notes(name: str, side: Side) -> list[str]:
     """What a careful reader should know of one side."""
     notes = [f"{name}: {note}" for note in side.notes]
-    if side.skipped:
-        number = f"{len(side.skipped)} unreadable image{'s were' if len(side.skipped) > 1 else ' was'}"
-        notes.append(f"{name}: {number} skipped, first {side.skipped[0][0]}: {side.skipped[0][1]}")
+    notes += skipped_notes(name, side.skipped)
     if side.hashes is not None:
         repeated = describe_duplicates(name, count_duplicates(np.concatenate(side.hashes)))
         notes += [] if repeated is None else [repeated]
     return notes
 
 
+def skipped_notes(name: str, skipped: Sequence[tuple[str, str]]) -> list[str]:
+    if not skipped:
+        return []
+    number = f"{len(skipped)} unreadable image{'s were' if len(skipped) > 1 else ' was'}"
+    return [f"{name}: {number} skipped, first {skipped[0][0]}: {skipped[0][1]}"]
+
+
 def warn_of(notes: Iterable[str], ranks: Ranks) -> None:
     """Once, not on every rank, at the line of the caller's own that led here."""
-    level, frame = 1, sys._getframe()
+    frame: FrameType | None = sys._getframe()
+    level = 1
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "fidfast":
         level, frame = level + 1, frame.f_back
     for note in notes if ranks.rank == 0 else ():

@@ -278,3 +278,9 @@ def test_help_on_a_terminal_that_only_knows_ascii():
         [sys.executable, "-m", "fidfast", "--help"], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 and "usage: fidfast" in done.stdout, done.stderr
+
+
+def test_the_metrics_of_the_command_are_those_of_the_function():
+    from fidfast import cli, measures
+
+    assert cli.METRICS == measures.METRICS

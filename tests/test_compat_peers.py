@@ -1,14 +1,13 @@
-"""The façades beside the tools that they stand for: signatures, names, and the same numbers from the same images."""
+"""The façades beside the tools that they stand for: signatures, prints, files and numbers, on the same images."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import io
+import inspect
+import os
 import re
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,359 +15,325 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from image_folders import write_images
 from signatures import assert_same_signature
-from test_compat_torch_fidelity import Images, vgg_state
-from test_compat_torchmetrics import Moments
-from test_metric import D, make_images, moments
-from test_peers import ROOT, assert_same_fid, image_sets, peer_weights  # noqa: F401  a fixture
+from test_compat_denoising_diffusion import Sampler, batches
+from test_peers import ROOT, assert_same_fid, peer_weights  # noqa: F401  a fixture
 from tolerances import TOLERANCES
-from torch import Tensor, nn
 
-import fidfast.compat
-from fidfast.compat import ignite as our_ignite
-from fidfast.compat import piq as our_piq
-from fidfast.compat import pytorch_image_generation_metrics as our_pig
-from fidfast.compat import torch_fidelity as ours
-from fidfast.compat import torchmetrics as our_metrics
-from fidfast.compat.torch_fidelity import fidelity
+import fidfast.compat.cleanfid as our_cleanfid
+import fidfast.compat.pytorch_fid as our_pytorch_fid
+from fidfast.compat import denoising_diffusion, install, uninstall
+from fidfast.compat.cleanfid import features, fid, resize, utils, wrappers
+from fidfast.compat.pytorch_fid import fid_score, inception
 
 pytestmark = pytest.mark.peers
-SAME = TOLERANCES["compat/float32"].atol
-REAL, FAKE = make_images(60, 1), make_images(50, 2)
-METRICS = {
-    "fid": "FrechetInceptionDistance",
-    "kid": "KernelInceptionDistance",
-    "inception": "InceptionScore",
-    "mifid": "MemorizationInformedFrechetInceptionDistance",
-}
+
+CPU = torch.device("cpu")
 
 
-def tool(name: str) -> ModuleType:
-    if importlib.util.find_spec(name.partition(".")[0]) is None:
-        pytest.skip(f"{name.partition('.')[0]} is not installed here: see benchmarks/README.md")
-    return importlib.import_module(name)
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, weights_path: Path) -> tuple[str, str]:
+    """More images than 64 features, so that covariances have full rank, and few enough for the 2048."""
+    root = tmp_path_factory.mktemp("peers")
+    return str(write_images(root / "real", 72, seed=1)), str(write_images(root / "generated", 70, seed=2))
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory, weights_path: Path) -> tuple[str, str]:
+    root = tmp_path_factory.mktemp("few")
+    return str(write_images(root / "real", 9, seed=1)), str(write_images(root / "generated", 8, seed=2))
+
+
+def defined_in(module: ModuleType) -> dict[str, Any]:
+    """Public functions and classes that a module defines itself."""
+    found = {name: value for name, value in vars(module).items() if inspect.isfunction(value) or inspect.isclass(value)}
+    return {
+        name: value for name, value in found.items() if value.__module__ == module.__name__ and not name.startswith("_")
+    }
+
+
+def assert_same_surface(ours: ModuleType, theirs: ModuleType) -> None:
+    for name, value in defined_in(theirs).items():
+        assert hasattr(ours, name), f"{ours.__name__} has no {name}"
+        mine = getattr(ours, name)
+        if not inspect.isclass(value):
+            assert_same_signature(mine, value)
+            continue
+        assert_same_signature(mine.__init__, value.__init__)
+        for method in [one for one in vars(value) if not one.startswith("_")]:
+            if inspect.isfunction(vars(value)[method]):
+                assert_same_signature(getattr(mine, method), vars(value)[method])
+
+
+def test_every_name_and_signature_of_pytorch_fid() -> None:
+    theirs = pytest.importorskip("pytorch_fid.fid_score")
+    from pytorch_fid import __version__
+    from pytorch_fid import inception as their_inception
+
+    assert our_pytorch_fid.__version__ == __version__
+    assert_same_surface(fid_score, theirs)
+    assert_same_surface(inception, their_inception)
+    assert fid_score.IMAGE_EXTENSIONS == theirs.IMAGE_EXTENSIONS
+    assert inception.FID_WEIGHTS_URL == their_inception.FID_WEIGHTS_URL
+    assert inception.InceptionV3.BLOCK_INDEX_BY_DIM == their_inception.InceptionV3.BLOCK_INDEX_BY_DIM
+    assert inception.InceptionV3.DEFAULT_BLOCK_INDEX == their_inception.InceptionV3.DEFAULT_BLOCK_INDEX
+    options = [
+        [(one.option_strings, one.dest, one.default, one.type, one.choices, one.nargs) for one in parser._actions]
+        for parser in (fid_score.parser, theirs.parser)
+    ]
+    assert options[0] == options[1]
+
+
+def test_every_name_and_signature_of_clean_fid() -> None:
+    theirs = pytest.importorskip("cleanfid.fid")
+    import cleanfid.features
+    import cleanfid.resize
+    import cleanfid.utils
+    import cleanfid.wrappers
+
+    assert_same_surface(fid, theirs)
+    assert_same_surface(features, cleanfid.features)
+    assert_same_surface(resize, cleanfid.resize)
+    assert_same_surface(utils, cleanfid.utils)
+    assert_same_surface(wrappers, cleanfid.wrappers)
+    assert utils.EXTENSIONS == cleanfid.utils.EXTENSIONS
+    assert our_cleanfid.__doc__
+
+
+def test_every_name_and_signature_of_denoising_diffusion() -> None:
+    pytest.importorskip("pytorch_fid")
+    theirs = pytest.importorskip("denoising_diffusion_pytorch.fid_evaluation")
+    assert_same_surface(denoising_diffusion, theirs)
+
+
+def run_module(module: str, *arguments: str, torch_home: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments, "--device", "cpu", "--dims", "64"],
+        cwd=ROOT,
+        env={**os.environ, "TORCH_HOME": str(torch_home)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_two_commands_print_the_same_and_read_each_others_files(
+    folders: tuple[str, str],
+    peer_weights: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("pytorch_fid")
+    commands = {"theirs": "pytorch_fid", "ours": "fidfast.compat.pytorch_fid"}
+    files = {name: str(tmp_path / f"{name}.npz") for name in commands}
+    for name, module in commands.items():
+        printed = run_module(module, folders[0], files[name], "--save-stats", torch_home=peer_weights)
+        assert printed == f"Saving statistics for {folders[0]}\n"
+    with np.load(files["ours"]) as ours, np.load(files["theirs"]) as theirs:
+        for name in ("mu", "sigma"):
+            assert ours[name].dtype == theirs[name].dtype == np.float64
+            assert np.allclose(ours[name], theirs[name], rtol=0, atol=1e-5)
+    cases = [
+        (folders[0], folders[1], "--batch-size", "100"),  # more than there are images: both say so
+        (files["ours"], folders[1], "--batch-size", "35"),
+        (folders[1], files["theirs"], "--batch-size", "35"),
+    ]
+    values = []
+    for case in cases:
+        printed = {name: run_module(module, *case, torch_home=peer_weights) for name, module in commands.items()}
+        number = re.compile(r"\d+\.\d+(e-\d+)?")
+        assert number.sub("*", printed["ours"]) == number.sub("*", printed["theirs"])
+        found = {name: float(text.split()[-1]) for name, text in printed.items()}
+        assert_same_fid(found["ours"], found["theirs"], " ".join(case))
+        values.append(found["ours"])
+    assert max(values) - min(values) <= 1e-4 * max(values)
 
 
 @pytest.fixture
-def home(peer_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """Where the tools find their weights."""
+def their_network(peer_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: F811
+    """pytorch-fid's InceptionV3 with all four outputs."""
+    theirs = pytest.importorskip("pytorch_fid.inception")
     monkeypatch.setenv("TORCH_HOME", str(peer_weights))
+    return theirs.InceptionV3([0, 1, 2, 3]).eval()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# torchmetrics
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("module", METRICS)
-def test_torchmetrics_interface(module: str) -> None:
-    theirs = getattr(tool(f"torchmetrics.image.{module}"), METRICS[module])
-    mine = getattr(our_metrics, METRICS[module])
-    for method in ("__init__", "update", "compute", "reset", "plot", "set_dtype"):
-        assert_same_signature(getattr(mine, method), getattr(theirs, method))
-    assert issubclass(mine, tool("torchmetrics").Metric)
-    constants = ("higher_is_better", "is_differentiable", "full_state_update", "plot_lower_bound", "plot_upper_bound")
-    for constant in (*constants, "feature_network"):
-        assert getattr(mine, constant) == getattr(theirs, constant)
-    made = [cls(Moments()) for cls in (mine, theirs)]
-    states = [{name: (type(v), getattr(v, "dtype", 0)) for name, v in one.metric_state.items()} for one in made]
-    assert states[0] == states[1]
-
-
-@pytest.mark.parametrize(
-    ("module", "options"),
-    [
-        ("fid", {}),
-        ("kid", {"subsets": 4, "subset_size": 21, "degree": 2, "gamma": 0.05, "coef": 2.0}),
-        ("kid", {"subsets": 4, "subset_size": 50}),
-        ("inception", {"splits": 7}),
-        ("mifid", {"cosine_distance_eps": 0.9}),
-        ("mifid", {}),
-    ],
-)
-def test_torchmetrics_numbers_from_the_same_features(module: str, options: dict[str, Any]) -> None:
-    values = []
-    for home_of in (
-        getattr(our_metrics, METRICS[module]),
-        getattr(tool(f"torchmetrics.image.{module}"), METRICS[module]),
-    ):
-        metric = home_of(Moments(), **options)
-        for images, real in ((REAL, True), (FAKE, False)):
-            for part in images.split(13):
-                metric.update(part, **({} if module == "inception" else {"real": real}))
-        torch.manual_seed(11)
-        value = metric.compute()
-        values.append([float(one) for one in (value if isinstance(value, tuple) else [value])])
-    assert values[0] == pytest.approx(values[1], rel=1e-4, abs=SAME)
-
-
-@pytest.mark.parametrize("antialias", [True, False])
-@pytest.mark.parametrize("normalize", [True, False])
-def test_torchmetrics_fid_of_images(antialias: bool, normalize: bool, home: None) -> None:
-    theirs = tool("torchmetrics.image.fid").FrechetInceptionDistance
-    values = []
-    real, fake = make_images(80, 3, 48), make_images(80, 4, 31) // 2 + 60
-    if normalize:
-        real, fake = real.float() / 255, fake.float() / 255 * 0.999
-    for cls in (our_metrics.FrechetInceptionDistance, theirs):
-        metric = cls(64, antialias=antialias, normalize=normalize)
-        for images, side in ((real, True), (fake, False)):
-            for part in images.split(40):
-                metric.update(part, real=side)
-        values.append(float(metric.compute()))
-    assert_same_fid(*values, f"antialias={antialias}, normalize={normalize}")
-
-
-def test_torchmetrics_own_examples(home: None) -> None:
-    """What its documentation says of FID, MiFID and KID, on the tensors that it drew itself."""
-    for module, options, documented in (
-        ("fid", {"feature": 64}, [12.6388]),
-        ("mifid", {"feature": 64}, [3003.3691]),
-        ("kid", {"subset_size": 50}, [0.0312, 0.0025]),
-    ):
-        torch.manual_seed(42)
-        getattr(tool(f"torchmetrics.image.{module}"), METRICS[module])(**options)  # its weights' random beginnings
-        images = [
-            torch.randint(low, high, (100, 3, 299, 299), dtype=torch.uint8) for low, high in ((0, 200), (100, 255))
-        ]
-        metric = getattr(our_metrics, METRICS[module])(**options)
-        for side, part in zip((True, False), images, strict=True):
-            metric.update(part, real=side)
-        value = metric.compute()
-        found = [float(one) for one in (value if isinstance(value, tuple) else [value])]
-        assert found == pytest.approx(documented, rel=1e-4, abs=5.1e-5), module
-
-
-def test_torchmetrics_collections_and_shared_networks() -> None:
-    torchmetrics = tool("torchmetrics")
-    kinds = (our_metrics.FrechetInceptionDistance, our_metrics.KernelInceptionDistance)
-    collection = torchmetrics.MetricCollection({"a": kinds[0](Moments()), "b": kinds[1](Moments(), subset_size=40)})
-    collection.update(REAL, real=True)
-    collection.update(FAKE, real=False)
-    values = collection.compute()
-    assert set(values) == {"a", "b"} or set(values) >= {"a"}
-    alone = kinds[0](Moments())
-    alone.update(REAL, real=True)
-    alone.update(FAKE, real=False)
-    assert float(values["a"]) == pytest.approx(float(alone.compute()), rel=1e-6)
-
-    class Counting(Moments):
-        runs = 0
-
-        def forward(self, x: Tensor) -> Tensor:
-            Counting.runs += 1
-            return super().forward(x)
-
-    shared = torchmetrics.wrappers.FeatureShare([kinds[0](Counting()), kinds[1](Counting(), subset_size=40)])
-    shared.update(REAL, real=True)
-    assert Counting.runs == 1
+def test_the_same_maps_and_state(their_network: Any) -> None:
+    ours = inception.InceptionV3([0, 1, 2, 3])
+    state = their_network.state_dict()
+    assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == {
+        name: tensor.shape for name, tensor in state.items()
+    }
+    assert all(torch.equal(tensor, state[name]) for name, tensor in ours.state_dict().items())
+    their_network.load_state_dict(ours.state_dict())
+    images = torch.rand(2, 3, 70, 50)
+    with torch.no_grad():
+        for mine, theirs in zip(ours(images), their_network(images), strict=True):
+            assert mine.shape == theirs.shape
+            assert float((mine - theirs).abs().max()) <= TOLERANCES["network/winograd"].atol * float(theirs.abs().max())
 
 
 @pytest.fixture
-def restored() -> Iterator[None]:
-    yield
-    fidfast.compat.uninstall()
+def clean_fid(peer_weights: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:  # noqa: F811
+    """cleanfid.fid, whose weights come from our folder instead of /tmp."""
+    theirs = pytest.importorskip("cleanfid.fid")
+    import cleanfid.features
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    from benchmarks.paths import CLEAN_FID_WEIGHTS
+
+    def load(path: str, download: bool, resize_inside: bool) -> Any:
+        return InceptionV3W(str(CLEAN_FID_WEIGHTS), download=False, resize_inside=resize_inside)
+
+    monkeypatch.setattr(cleanfid.features, "InceptionV3W", load)
+    monkeypatch.setenv("TORCH_HOME", str(peer_weights))
+    return theirs
 
 
-def test_install_torchmetrics(restored: None) -> None:
-    tool("torchmetrics")
-    fidfast.compat.install("torchmetrics")
-    for module, name in METRICS.items():
-        theirs = importlib.import_module(f"torchmetrics.image.{module}")
-        assert getattr(theirs, name) is getattr(our_metrics, name)
-    from torchmetrics.image import FrechetInceptionDistance
-
-    assert FrechetInceptionDistance is our_metrics.FrechetInceptionDistance
-    assert issubclass(FrechetInceptionDistance, sys.modules["torchmetrics"].Metric)
-    fidfast.compat.uninstall()
-    from torchmetrics.image import FrechetInceptionDistance
-
-    assert FrechetInceptionDistance is not our_metrics.FrechetInceptionDistance
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# torch-fidelity
-# ---------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("mode", features.PRESETS)
+def test_clean_fid_in_every_mode(
+    mode: str, clean_fid: ModuleType, few: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"mode": mode, "device": CPU, "num_workers": 0, "batch_size": 4}
+    found, printed = {}, {}
+    for name, module in (("theirs", clean_fid), ("ours", fid)):
+        value = module.compute_fid(*few, use_dataparallel=False, **options)
+        np.random.seed(11)
+        found[name] = value, module.compute_kid(*few, use_dataparallel=False, **options)
+        printed[name] = capsys.readouterr().out
+    assert printed["ours"] == printed["theirs"]
+    assert_same_fid(float(found["ours"][0]), float(found["theirs"][0]), mode)
+    assert found["ours"][1] == pytest.approx(found["theirs"][1], rel=1e-4, abs=1e-6)
 
 
-def test_torch_fidelity_interface() -> None:
-    theirs = tool("torch_fidelity")
-    defaults = tool("torch_fidelity.defaults").DEFAULTS
-    assert {name: ours.defaults.DEFAULTS[name] for name in defaults} == defaults
-    for name in ours.__all__:
-        if name.startswith("KEY_METRIC"):
-            assert getattr(ours, name) == getattr(theirs, name)
-        elif name.startswith("register") or name == "calculate_metrics":
-            assert_same_signature(getattr(ours, name), getattr(theirs, name))
-        elif not name.startswith("FeatureExtractorV"):
-            assert_same_signature(getattr(ours, name).__init__, getattr(theirs, name).__init__)
-    registry = tool("torch_fidelity.registry")
-    for name in ("DATASETS", "NOISE_SOURCE", "INTERPOLATION"):
-        assert list(getattr(ours.registry, f"{name}_REGISTRY")) == list(getattr(registry, f"{name}_REGISTRY"))
+def make_images(z: torch.Tensor) -> torch.Tensor:  # (N, 48) -> (N, 3, 32, 32) in [0, 255]
+    return (z.view(-1, 3, 4, 4).sigmoid() * 255).repeat_interleave(8, 2).repeat_interleave(8, 3)
 
 
-def test_torch_fidelity_command_has_their_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs, text = tool("torch_fidelity.fidelity"), io.StringIO()
-    monkeypatch.setattr(sys, "argv", ["fidelity", "--help"])
-    with redirect_stdout(text), pytest.raises(SystemExit):
-        theirs.main()
-    options = set(re.findall(r"(?<![\w-])(--?[a-z][\w-]*)", text.getvalue().partition("options:")[2]))
-    mine = {option for action in fidelity.make_parser()._actions for option in action.option_strings}
-    assert len(options) > 60 and options - {"-model"} <= mine, sorted(options - mine)
+@pytest.mark.parametrize("mode", features.PRESETS)
+def test_clean_fid_of_a_generator(mode: str, clean_fid: ModuleType) -> None:
+    rows = []
+    for module in (clean_fid, fid):
+        model = module.build_feature_extractor(mode, CPU, use_dataparallel=False)
+        torch.manual_seed(4)
+        options = {"mode": mode, "z_dim": 48, "num_gen": 5, "batch_size": 3, "device": CPU, "verbose": False}
+        rows.append(module.get_model_features(make_images, model, **options))
+    assert rows[0].shape == rows[1].shape == (5, 2048)
+    assert np.abs(rows[0] - rows[1]).max() <= 1e-4
 
 
-class Generator(nn.Module):
-    def forward(self, z: Tensor, *labels: Tensor) -> Tensor:
-        return (z[:, :3, None, None].expand(-1, -1, 40, 40) * 40 + 128).clamp(0, 255).to(torch.uint8)
+def test_clean_fids_resizers_and_distances(clean_fid: ModuleType, few: tuple[str, str]) -> None:
+    import cleanfid.resize
+
+    image = np.random.default_rng(0).integers(0, 256, (37, 61, 3), dtype=np.uint8)
+    for options in (("PIL", False, "bicubic", (29, 31)), ("PIL", True, "lanczos", (29, 31)),
+                    ("PyTorch", False, "bilinear", (31, 29)), ("PyTorch", True, "bilinear", (31, 29))):  # fmt: skip
+        mine, theirs = (module.make_resizer(*options)(image) for module in (resize, cleanfid.resize))
+        assert mine.dtype == theirs.dtype and np.array_equal(mine, theirs), options
+    rng = np.random.default_rng(1)
+    rows = [rng.standard_normal((40, 8)).astype(np.float32) + shift for shift in (0, 0.3)]
+    assert fid.fid_from_feats(*rows) == pytest.approx(clean_fid.fid_from_feats(*rows), rel=1e-6)
+    values = []
+    for module in (clean_fid, fid):
+        np.random.seed(2)
+        values.append(module.kernel_distance(*rows, num_subsets=7, max_subset_size=25))
+    assert values[1] == pytest.approx(values[0], rel=1e-4)
+
+
+def test_clean_fids_wrapper(clean_fid: ModuleType, few: tuple[str, str]) -> None:
+    import cleanfid.wrappers
+
+    generator = torch.Generator().manual_seed(0)
+    real, generated = (torch.randint(0, 256, (6, 3, 40, 30), generator=generator, dtype=torch.uint8) for _ in range(2))
+    values = []
+    for module in (cleanfid.wrappers, wrappers):
+        metric = module.CleanFID(device=CPU)
+        metric.add_real_images(real)
+        metric.add_gen_images(generated[:4])
+        metric.add_gen_images(generated[4].permute(1, 2, 0).numpy())
+        metric.add_gen_images(generated[5])
+        values.append(float(metric.calculate_fid(verbose=False)))
+    assert_same_fid(values[1], values[0], "CleanFID")
+
+
+@pytest.mark.parametrize("block", [64, 2048])
+def test_the_evaluation_of_denoising_diffusion(
+    block: int,
+    few: tuple[str, str],
+    peer_weights: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("pytorch_fid")
+    theirs = pytest.importorskip("denoising_diffusion_pytorch.fid_evaluation")
+    monkeypatch.setenv("TORCH_HOME", str(peer_weights))
+    values, printed = [], []
+    for name, module in (("theirs", theirs), ("ours", denoising_diffusion)):
+        folder = tmp_path / name
+        folder.mkdir()
+        torch.manual_seed(3)
+        evaluation = module.FIDEvaluation(
+            4, batches(Path(few[0])), Sampler(), stats_dir=str(folder), device="cpu", num_fid_samples=7,
+            inception_block_idx=block,
+        )  # fmt: skip
+        values.append(float(evaluation.fid_score()))
+        printed.append(capsys.readouterr().out.replace(str(folder), "FOLDER"))
+    assert_same_fid(values[1], values[0], f"FIDEvaluation, block {block}")
+    assert printed[1] == printed[0]
+    # each reads the other's file; theirs knows no better than to believe it
+    for name, module in (("ours", theirs), ("theirs", denoising_diffusion)):
+        again = module.FIDEvaluation(
+            4, batches(Path(few[0])), Sampler(), stats_dir=str(tmp_path / name), device="cpu", num_fid_samples=7,
+            inception_block_idx=block,
+        )  # fmt: skip
+        if module is denoising_diffusion:
+            with pytest.warns(match="does not say of which images"):
+                value = again.fid_score()
+        else:
+            value = again.fid_score()
+        assert_same_fid(float(value), values[0], f"the file of {name}")
+        assert "Dataset stats loaded from disk." in capsys.readouterr().out
 
 
 @pytest.fixture
-def calculate(home: None) -> Any:
-    theirs = tool("torch_fidelity").calculate_metrics
-
-    def both(**kwargs: Any) -> list[dict[str, float]]:
-        options = {"cuda": False, "verbose": False, "cache": False, "feature_extractor": "inception-v3-compat"}
-        return [function(**{**options, **kwargs}) for function in (ours.calculate_metrics, theirs)]
-
-    return both
+def installed() -> Iterator[Callable[..., None]]:
+    yield install
+    uninstall()
 
 
-def test_torch_fidelity_numbers(calculate: Any, tmp_path: Path) -> None:
-    real, made = image_sets("photographs", 72, 64)
-    layers = {f"feature_layer_{metric}": "64" for metric in ("isc", "fid", "kid", "prc")}
-    options = {"kid_subset_size": 30, "kid_subsets": 8, "isc_splits": 3}
-    mine, theirs = calculate(input1=made, input2=real, isc=True, fid=True, kid=True, prc=True, **layers, **options)
-    assert list(mine) == list(theirs)
-    assert_same_fid(mine["frechet_inception_distance"], theirs["frechet_inception_distance"], "torch-fidelity")
-    assert list(mine.values()) == pytest.approx(list(theirs.values()), rel=1e-4, abs=1e-4)
-    rbf = {"kid_kernel": "rbf", "kid_kernel_rbf_sigma": 0.3}
-    mine, theirs = calculate(input1=made, input2=real, kid=True, feature_layer_kid="64", **options, **rbf)
-    assert list(mine.values()) == pytest.approx(list(theirs.values()), rel=1e-3, abs=1e-5)
-    only = calculate(input1=made, input2=real, fid=True, feature_layer_fid="192", samples_resize_and_crop=50)
-    assert_same_fid(*(one["frechet_inception_distance"] for one in only), "fid alone, resized and cropped")
+def test_the_unmodified_trainer_of_denoising_diffusion(
+    installed: Callable[..., None], tmp_path: Path, weights_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its own training loop, on the CPU at toy size, with calculate_fid=True and our evaluation in it."""
+    pytest.importorskip("denoising_diffusion_pytorch")
+    images = write_images(tmp_path / "images", 100, seed=1, size=(16, 16))
+    installed("denoising_diffusion_pytorch")
+    from denoising_diffusion_pytorch import GaussianDiffusion, Trainer, Unet
 
-
-def test_torch_fidelity_generators_and_datasets(calculate: Any) -> None:
-    wrappers = [one.GenerativeModelModuleWrapper(Generator(), 5, "normal", 0) for one in (ours, tool("torch_fidelity"))]
-    values = []
-    for wrapper, function in zip(
-        wrappers, (ours.calculate_metrics, tool("torch_fidelity").calculate_metrics), strict=True
-    ):
-        found = function(
-            input1=wrapper,
-            input2=Images(make_images(80, 5, 40)),
-            input1_model_num_samples=70,
-            fid=True,
-            feature_layer_fid="64",
-            cuda=False,
-            verbose=False,
-            batch_size=32,
-        )
-        values.append(found["frechet_inception_distance"])
-    assert_same_fid(*values, "a generator against a Dataset")
-
-
-def test_torch_fidelity_precision_and_recall_in_vgg16(calculate: Any, tmp_path: Path) -> None:
-    torch.save(vgg_state(), tmp_path / "vgg.pth")
-    inputs = {"input1": Images(make_images(24, 6, 30) // 2), "input2": Images(make_images(20, 7, 30) // 2 + 20)}
-    weights = {"feature_extractor_weights_path": str(tmp_path / "vgg.pth")}
-    mine, theirs = calculate(**inputs, prc=True, feature_extractor="vgg16", **weights)
-    assert mine == pytest.approx(theirs, abs=SAME)
-    networks = [
-        one.FeatureExtractorVGG16("vgg16", ["fc2"], **weights)(make_images(3, 8, 50))[0]
-        for one in (ours, tool("torch_fidelity"))
-    ]
-    assert torch.allclose(*networks, rtol=0, atol=1e-5 * float(networks[1].abs().max()))
-
-
-def test_torch_fidelity_noise_and_interpolation() -> None:
-    theirs = tool("torch_fidelity.noise")
-    a, b = torch.randn(2, 6, 5)
-    for name in ("random_normal", "random_unit", "random_uniform_0_1"):
-        drawn = [getattr(one, name)(np.random.RandomState(3), (4, 5)) for one in (ours.noise, theirs)]
-        assert torch.equal(*drawn)
-    for name in ("batch_lerp", "batch_slerp_any", "batch_slerp_unit"):
-        assert torch.allclose(*(getattr(one, name)(a, b, 0.3) for one in (ours.noise, theirs)), atol=1e-6)
-
-
-def test_install_torch_fidelity(restored: None) -> None:
-    fidfast.compat.install("torch_fidelity")
-    import torch_fidelity
-    from torch_fidelity.registry import register_dataset
-
-    assert torch_fidelity.calculate_metrics is ours.calculate_metrics and register_dataset is ours.register_dataset
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# ignite, piq, pytorch-image-generation-metrics
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def test_ignite(restored: None) -> None:
-    theirs = tool("ignite.metrics.gan.fid")
-    assert_same_signature(our_ignite.fid_score, theirs.fid_score)
-    parameters = [str(part) for part in _names(our_ignite.FID)]
-    assert parameters == [str(part) for part in _names(theirs.FID)]
-    assert issubclass(our_ignite.FID, tool("ignite.metrics").Metric)
-    assert our_ignite.FID._state_dict_all_req_keys == theirs.FID._state_dict_all_req_keys
-    engine_of = tool("ignite.engine").Engine
-    values = []
-    for cls in (our_ignite.FID, theirs.FID):
-        engine = engine_of(lambda engine, batch: batch)
-        cls(num_features=D).attach(engine, "fid")
-        batches = [
-            (moments(a).double(), moments(b).double()) for a, b in zip(REAL.split(10), FAKE.split(10), strict=False)
-        ]
-        values.append(engine.run(batches).metrics["fid"])
-    assert values[0] == pytest.approx(values[1], rel=1e-6)
-    fidfast.compat.install("ignite")
-    from ignite.metrics.gan.fid import FID
-
-    assert FID is our_ignite.FID
-
-
-def _names(cls: type) -> list[str]:
-    import inspect
-
-    return list(inspect.signature(cls).parameters)
-
-
-def test_piq(home: None, restored: None) -> None:
-    theirs = tool("piq.fid").FID
-    for method in ("__init__", "forward", "compute_metric", "compute_feats"):
-        assert_same_signature(getattr(our_piq.FID, method), getattr(theirs, method))
-    values = [float(cls()(moments(REAL), moments(FAKE))) for cls in (our_piq.FID, theirs)]
-    assert values[0] == pytest.approx(values[1], rel=1e-3)  # its Newton-Schulz iteration stops at 1e-5 of the root
-    loader = [{"images": make_images(3, 9, 40).float() / 255}]
-    found = [cls().compute_feats(loader, device="cpu") for cls in (our_piq.FID, theirs)]
-    assert torch.allclose(*found, atol=1e-5 * float(found[1].max()))
-    fidfast.compat.install("piq")
-    from piq import FID
-
-    assert FID is our_piq.FID
-
-
-def test_pytorch_image_generation_metrics(home: None, tmp_path: Path) -> None:
-    theirs = tool("pytorch_image_generation_metrics")
-    for name in our_pig.__all__:
-        pair = [getattr(one, name) for one in (our_pig, theirs)]
-        assert_same_signature(*(pair if name != "ImageDataset" else [one.__init__ for one in pair]))
-    assert_same_signature(our_pig.utils.calc_fid_ref, theirs.utils.calc_fid_ref)
-    real, made = image_sets("photographs", 14, 64)
-    our_pig.utils.calc_fid_ref(real, str(tmp_path / "ref.npz"), num_workers=0, verbose=False)
-    values = [
-        one.get_fid_from_directory(made, str(tmp_path / "ref.npz"), device=torch.device("cpu"))
-        for one in (our_pig, theirs)
-    ]
-    assert_same_fid(*values, "pytorch-image-generation-metrics, folders")
-    floats = make_images(12, 9, 40).float() / 255
-    values = [one.get_fid(floats, str(tmp_path / "ref.npz"), device=torch.device("cpu")) for one in (our_pig, theirs)]
-    assert_same_fid(*values, "pytorch-image-generation-metrics, tensors")
-    probabilities = torch.randn(41, 9, generator=torch.Generator().manual_seed(1)).double()
-    core = tool("pytorch_image_generation_metrics.core")
-    for use_torch in (False, True):
-        given = probabilities.softmax(1) if use_torch else probabilities.softmax(1).numpy()
-        expected = core.calculate_inception_score(given, 4, use_torch)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(our_pig.utils, "_features", lambda *_: {"logits_unbiased": probabilities})
-            assert our_pig.get_inception_score(floats, 4, use_torch) == pytest.approx(expected, rel=1e-6)
+    model = Unet(dim=8, dim_mults=(1, 2), flash_attn=False)
+    diffusion = GaussianDiffusion(model, image_size=16, timesteps=6, sampling_timesteps=2)
+    trainer = Trainer(
+        diffusion,
+        str(images),
+        train_batch_size=16,
+        train_num_steps=2,
+        save_and_sample_every=1,
+        num_samples=4,
+        results_folder=str(tmp_path / "results"),
+        calculate_fid=True,
+        num_fid_samples=20,
+    )
+    assert type(trainer.fid_scorer) is denoising_diffusion.FIDEvaluation
+    trainer.train()
+    printed = capfd.readouterr().out
+    scores = [float(value) for value in re.findall(r"fid_score: (\S+)", printed)]
+    assert len(scores) == 2 and all(np.isfinite(scores)) and min(scores) > 1
+    assert printed.count("Dataset stats cached to") == 1
+    again = denoising_diffusion.FIDEvaluation(
+        16, trainer.dl, trainer.ema.ema_model, stats_dir=str(tmp_path / "results"), device="cpu", num_fid_samples=20
+    )
+    again.load_or_precalc_dataset_stats()  # the loader inside Trainer's endless generator says what the data are
+    assert capfd.readouterr().out == "Dataset stats loaded from disk.\n"

@@ -52,7 +52,7 @@ def test_each_measure_is_that_of_the_features() -> None:
     a, b = moments(real), moments(generated)
     assert list(result) == ["prdc", "fid", "kid"]
     assert result["prdc"] == prdc(a, b)
-    expected = kernel_distance(a, b, subsets=6, subset_size=20, seed=3)
+    expected = kernel_distance(b, a, subsets=6, subset_size=20, seed=3)
     assert np.array_equal(result["kid"].values, expected.values)
     assert (result["kid"].mean, result["kid"].std) == (expected.mean, expected.std)
     assert float(result["fid"]) == float(fidfast.compute_fid(real, generated, feature_extractor=moments))
@@ -65,7 +65,7 @@ def test_options_reach_their_measures() -> None:
     result = measured(real, generated, ["prdc", "kid"], pr_neighbours=1, dc_neighbours=2, kid_subsets=None)
     a, b = moments(real), moments(generated)
     assert result["prdc"] == prdc(a, b, pr_neighbours=1, dc_neighbours=2) != prdc(a, b)
-    assert result["kid"] == (kernel_distance(a, b, subsets=None).mean, None, result["kid"].values, None)
+    assert result["kid"] == (kernel_distance(b, a, subsets=None).mean, None, result["kid"].values, None)
 
 
 def test_a_small_side_makes_small_subsets_and_says_so() -> None:
@@ -172,7 +172,7 @@ def test_a_cap_reaches_the_measures() -> None:
     result = measured(real, generated, ["prdc", "kid"], max_features=30, seed=4, kid_subset_size=10)
     a, b = moments(real)[kept(30, 43, 8, seed=4)], moments(generated)[kept(30, 37, 8, seed=4)]
     assert result["prdc"] == prdc(a, b)
-    assert np.array_equal(result["kid"].values, kernel_distance(a, b, subset_size=10, seed=4).values)
+    assert np.array_equal(result["kid"].values, kernel_distance(b, a, subset_size=10, seed=4).values)
     assert (result.num_real, result.num_generated) == (43, 37)
 
 
@@ -202,7 +202,7 @@ def test_all_measures_from_one_run_of_the_network(monkeypatch: pytest.MonkeyPatc
     assert sum(runs) == 27
     extractor = features.FeatureExtractor(taps=["2048", "spatial", "logits_unbiased"])
     a, b = extractor.taps(real), extractor.taps(generated)
-    assert np.array_equal(result["kid"].values, kernel_distance(a["2048"], b["2048"], subset_size=9, seed=5).values)
+    assert np.array_equal(result["kid"].values, kernel_distance(b["2048"], a["2048"], subset_size=9, seed=5).values)
     assert result["prdc"] == prdc(a["2048"], b["2048"])
     expected = inception_score(b["logits_unbiased"], splits=3, seed=5)
     assert np.array_equal(result["is"].values, expected.values)

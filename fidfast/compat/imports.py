@@ -45,6 +45,8 @@ def install(*names: str) -> None:
     for name in names:
         if name in _installed:
             continue
+        for ours in _REPLACED[name].values():  # now: it may import what is left of the tool, which imports this part
+            import_module(f"fidfast.compat.{ours}")
         _installed.append(name)
         before = {module: sys.modules[module] for module in list(sys.modules) if _ours(module, (name,)) is not None}
         for theirs in before:
@@ -124,13 +126,11 @@ class _Loader(Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = import_module(self._ours)
-        self._spec, self._path = module.__spec__, getattr(module, "__path__", None)
+        self._spec = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
         module.__spec__ = self._spec  # the import system has just put the other name's there
-        if self._path is not None:
-            module.__path__ = self._path
 
 
 _finder = _Finder()

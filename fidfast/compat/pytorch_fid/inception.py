@@ -277,7 +277,9 @@ class InceptionV3(nn.Module):
 
     def _fast(self, inp: Tensor) -> Tensor | None:  # (N, D)
         """fidfast's features, unless a gradient is wanted or the images are far outside [0, 1], where it refuses."""
-        parameter = next(self.parameters())
+        parameter = next(self.parameters(), None)  # none in a replica of nn.DataParallel
+        if parameter is None or torch.compiler.is_compiling():
+            return None
         if torch.is_grad_enabled() and (inp.requires_grad or parameter.requires_grad):
             return None
         if inp.dtype != torch.float32 or inp.device != parameter.device or not len(inp):
@@ -301,4 +303,8 @@ class InceptionV3(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_extractors": {}}
+        return {**self.__dict__, "_extractors": {}, "_loaded": self._versions() == self._loaded}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._loaded = self._versions() if state["_loaded"] else ()
