@@ -20,6 +20,7 @@ from fidfast.compat import ignite
 from fidfast.compat.torchmetrics import FrechetInceptionDistance, InceptionScore, KernelInceptionDistance
 from fidfast.metrics.inception_score import inception_score
 
+pytestmark = pytest.mark.peers  # there too, where torchmetrics' and ignite's own Metric are the base classes
 REAL, FAKE = make_images(40, 1), make_images(40, 2)
 
 

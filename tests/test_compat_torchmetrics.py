@@ -24,6 +24,7 @@ from fidfast.compat.torchmetrics.image.network import to_bytes
 from fidfast.compat.torchmetrics.metric import Metric
 from fidfast.compat.torchmetrics.standalone import Metric as StandaloneMetric
 
+pytestmark = pytest.mark.peers  # there too, where torchmetrics' own Metric is the base class
 REAL, FAKE = make_images(60, 1), make_images(50, 2)
 STATES = [f"{side}_features_{what}" for side in ("real", "fake") for what in ("sum", "cov_sum", "num_samples")]
 STANDALONE = Metric is StandaloneMetric

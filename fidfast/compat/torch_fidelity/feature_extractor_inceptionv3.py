@@ -64,7 +64,7 @@ class FeatureExtractorInceptionV3(FeatureExtractorBase):
 
     def network(self) -> Any:
         """What computes: a :class:`fidfast.FeatureExtractor`, or its twin in float64."""
-        key = (type(self).__name__, tuple(self.features_list), self.preset, str(self._placed.device), self.in_double)
+        key: tuple[Any, ...] = (tuple(self.features_list), self.preset, str(self._placed.device), self.in_double)
         key += (str(self._weights), self._compile)
         if self._network is None or self._network[0] != key:
             made = _networks.get(key)

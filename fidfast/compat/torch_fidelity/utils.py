@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 import fidfast
 from fidfast.compat.torch_fidelity.cache import cached_features, settings_key
@@ -221,7 +221,7 @@ def image_source(input_id: int, **kwargs: Any) -> tuple[Any, int | None]:
 
 def check_uint8(dataset: Any, argument: str) -> None:
     """ValueError unless the first image of the Dataset is uint8: what float images mean is not ours to guess."""
-    if not hasattr(dataset, "__getitem__"):
+    if isinstance(dataset, IterableDataset):  # to look would be to take
         return
     item = dataset[0]
     while isinstance(item, (tuple, list)) and item:

@@ -16,6 +16,8 @@ from fidfast.distributed import Ranks
 
 State = Tensor | list[Tensor]
 
+_meetings = itertools.count()  # every rank computes its metrics in the same order, and so meets the others
+
 
 class Metric(nn.Module):
     """``update`` adds to states, ``compute`` reads them, on every rank of the process group those of all ranks.
@@ -50,7 +52,6 @@ class Metric(nn.Module):
         self._alone = False
         self._dtype_convert = False
         self._place = torch.empty(0)
-        self._meetings = itertools.count()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -84,6 +85,7 @@ class Metric(nn.Module):
             value = self.compute()
         except BaseException:
             self._set(before)
+            self._update_count = count
             raise
         finally:
             self._alone, self._computed = alone, None
@@ -189,7 +191,7 @@ class Metric(nn.Module):
             name: [0, None, None] if part is None else [len(part), list(part.shape[1:]), str(part.dtype)]
             for name, part in rows.items()
         }
-        meeting = f"compat/torchmetrics/{type(self).__name__}/{next(self._meetings)}"
+        meeting = f"compat/torchmetrics/{type(self).__name__}/{next(_meetings)}"
         everybody = ranks.meet(meeting, {"states": sorted(own)}, facts)
         joined: dict[str, State] = {}
         for name, state in own.items():
