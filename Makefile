@@ -97,7 +97,8 @@ peers:
 	PYTHON=$(PYTHON) benchmarks/peers.sh $(PEERS)
 
 peers-test: weights peers
-	FIDFAST_REQUIRE_WEIGHTS=1 FIDFAST_REQUIRE_FRAMEWORKS=1 $(PEERS)/bin/pytest -m peers
+	OMP_NUM_THREADS=1 FIDFAST_REQUIRE_WEIGHTS=1 FIDFAST_REQUIRE_FRAMEWORKS=1 \
+	  $(PEERS)/bin/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal -m peers
 
 benchmarks-quick: setup peers
 	$(PEERS)/bin/python -m benchmarks.run --quick
