@@ -65,6 +65,26 @@ def clean_fid_weights() -> None:
     )
 
 
+def torchmetrics(real: str, generated: str, batch_size: int | None) -> float:
+    import torch
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    metric = FrechetInceptionDistance()
+    with torch.no_grad():
+        for folder, is_real in ((real, True), (generated, False)):
+            for batch in uint8_batches(Path(folder), batch_size or 32):
+                metric.update(batch, real=is_real)
+        return float(metric.compute())
+
+
+def torch_fidelity(real: str, generated: str, batch_size: int | None) -> float:
+    from torch_fidelity import calculate_metrics
+
+    inputs = {"input1": generated, "input2": real}
+    values = calculate_metrics(**inputs, fid=True, cuda=False, cache=False, batch_size=batch_size or 64, verbose=False)
+    return float(values["frechet_inception_distance"])
+
+
 class GeneratedFolder:
     """A sampler for FIDEvaluation that reads its images: what is timed is the evaluation."""
 
@@ -102,6 +122,8 @@ def denoising_diffusion(real: str, generated: str, batch_size: int | None) -> fl
 ROWS = {
     "pytorch-fid": Row("pytorch_fid", pytorch_fid, better_batch=16),
     "clean-fid": Row("cleanfid", clean_fid, better_batch=16, prepare=clean_fid_weights),
+    "torchmetrics": Row("torchmetrics", torchmetrics, better_batch=16),
+    "torch-fidelity": Row("torch_fidelity", torch_fidelity, better_batch=16),
     "denoising-diffusion-pytorch": Row("denoising_diffusion_pytorch", denoising_diffusion),
 }
 

@@ -34,13 +34,17 @@ STEM_IMAGES = 2  # at a time: their activations stay in the cache, and in memory
 
 
 def fold_batch_norm(state_dict: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    """Weight (O, I, kh, kw) and bias (O,) of convolution `name` with its batch norm folded in; float64 inside."""
+    """Weight (O, I, kh, kw) and bias (O,) of convolution `name` with its batch norm folded in; float64 inside.
+
+    They are float32, and float64 where the state dict is: a network in float64 throughout.
+    """
     weight = state_dict[f"{name}.conv.weight"].double()
     gamma, beta, mean, var = (
         state_dict[f"{name}.bn.{part}"].double() for part in ("weight", "bias", "running_mean", "running_var")
     )
     scale = gamma / (var + BATCH_NORM_EPS).sqrt()
-    return (weight * scale[:, None, None, None]).float(), (beta - mean * scale).float()
+    dtype = torch.promote_types(state_dict[f"{name}.conv.weight"].dtype, torch.float32)
+    return (weight * scale[:, None, None, None]).to(dtype), (beta - mean * scale).to(dtype)
 
 
 class Convolution(nn.Module):
@@ -262,8 +266,8 @@ class Inception(nn.Module):
             ]
         self.layers = nn.Sequential(*layers[:depth])
         if any(tap.startswith("logits") for tap in self.taps):
-            self.register_buffer("class_weight", state_dict["fc.weight"].float())  # (1008, 2048)
-            self.register_buffer("class_bias", state_dict["fc.bias"].float() if "logits" in self.taps else None)
+            self.register_buffer("class_weight", state_dict["fc.weight"])  # (1008, 2048)
+            self.register_buffer("class_bias", state_dict["fc.bias"] if "logits" in self.taps else None)
         self._stem_in_parts = False
         self.eval()
 
@@ -279,14 +283,15 @@ class Inception(nn.Module):
                     found[tap] = self._tap(x, tap)
         return torch.cat([found[tap] for tap in self.taps], dim=1) if len(found) > 1 else found[self.taps[0]]
 
-    def _tap(self, x: Tensor, tap: str) -> Tensor:  # (N, C, H, W) -> (N, D) float32
+    def _tap(self, x: Tensor, tap: str) -> Tensor:  # (N, C, H, W) -> (N, D) float32, or float64 of a float64 network
+        real = torch.promote_types(x.dtype, torch.float32)
         if tap == "spatial":
-            return x[:, :7].permute(0, 2, 3, 1).flatten(1).float()
-        features = x.mean(dim=(2, 3), dtype=torch.float32)
+            return x[:, :7].permute(0, 2, 3, 1).flatten(1).to(real)
+        features = x.mean(dim=(2, 3), dtype=real)
         if not tap.startswith("logits"):
             return features
-        bias = self.class_bias.float() if tap == "logits" else None
-        return functional.linear(features, self.class_weight.float(), bias)
+        bias = self.class_bias.to(real) if tap == "logits" else None
+        return functional.linear(features, self.class_weight.to(real), bias)
 
     def prepare(self, chunk_size: int, *, onednn: bool = True) -> list[str]:
         """Lay the weights out for the fastest CPU kernels here, for chunks of this size; returns their names."""

@@ -15,6 +15,14 @@ from types import ModuleType
 _REPLACED: dict[str, dict[str, str]] = {
     "pytorch_fid": {"pytorch_fid": "pytorch_fid"},
     "cleanfid": {"cleanfid": "cleanfid"},
+    "torch_fidelity": {"torch_fidelity": "torch_fidelity"},
+    "torchmetrics": {
+        f"torchmetrics.image.{module}": f"torchmetrics.image.{module}"
+        for module in ("fid", "kid", "inception", "mifid")
+    },
+    "pytorch_image_generation_metrics": {"pytorch_image_generation_metrics": "pytorch_image_generation_metrics"},
+    "piq": {"piq.fid": "piq"},
+    "ignite": {"ignite.metrics.gan.fid": "ignite"},
     "denoising_diffusion_pytorch": {"denoising_diffusion_pytorch.fid_evaluation": "denoising_diffusion"},
 }
 
