@@ -16,7 +16,7 @@ _HOMES = {
     "FIDResult": "fidfast.result",
     "RanksError": "fidfast.distributed",
     "FidfastWarning": "fidfast.result",
-    "Evaluation": "fidfast.measures",
+    "EvaluationResult": "fidfast.measures",
     "compute_features": "fidfast.evaluation",
     "compute_fid": "fidfast.evaluation",
     "compute_statistics": "fidfast.evaluation",
@@ -35,6 +35,9 @@ _HOMES = {
     "image_seeds": "fidfast.seeds",
     "randn_per_image": "fidfast.seeds",
     "rank_seed": "fidfast.seeds",
+    "TrainingEvaluator": "fidfast.training",
+    "Evaluation": "fidfast.training_results",
+    "Stage": "fidfast.training_schedule",
 }
 
 __all__ = [
@@ -42,6 +45,7 @@ __all__ = [
     "PRESETS",
     "DuplicateImagesError",
     "Evaluation",
+    "EvaluationResult",
     "FIDResult",
     "FeatureExtractor",
     "FeatureStatistics",
@@ -50,7 +54,9 @@ __all__ = [
     "ImagesError",
     "Preset",
     "RanksError",
+    "Stage",
     "StatisticsError",
+    "TrainingEvaluator",
     "WeightsError",
     "compute_features",
     "compute_fid",
@@ -71,7 +77,7 @@ if TYPE_CHECKING:
     from fidfast.features import FeatureExtractor
     from fidfast.frechet import frechet_distance
     from fidfast.images import ImagesError
-    from fidfast.measures import Evaluation
+    from fidfast.measures import EvaluationResult
     from fidfast.metric import FID
     from fidfast.polar_distance import FrechetBracket
     from fidfast.preprocessing import PRESETS, Preset, preprocess
@@ -79,6 +85,9 @@ if TYPE_CHECKING:
     from fidfast.seeds import image_seeds, randn_per_image, rank_seed
     from fidfast.square_root import matrix_sqrt
     from fidfast.statistics import FeatureStatistics, StatisticsError
+    from fidfast.training import TrainingEvaluator
+    from fidfast.training_results import Evaluation
+    from fidfast.training_schedule import Stage
     from fidfast.weights import WeightsError
 
 

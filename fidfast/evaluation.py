@@ -21,7 +21,7 @@ from fidfast.inception import TAPS
 from fidfast.kept_features import RowsOnly, TapAccumulator
 from fidfast.measures import (
     METRICS,
-    Evaluation,
+    EvaluationResult,
     MeasureOptions,
     check_metrics,
     check_sources,
@@ -164,7 +164,7 @@ def evaluate(
     dc_neighbours: int = 5,
     max_features: int | None = None,
     seed: int = 2020,
-) -> Evaluation:
+) -> EvaluationResult:
     """Several measures of generated images from one pass over each side: the network sees every image once.
 
     ============  ===============================================================  ==========================
@@ -278,11 +278,11 @@ def evaluate(
     measured, own_seconds, more = measure_all(wanted, rows, spatial, main, options, ranks)
     warn_of(more, ranks)
     seconds = ranks.exchange({**seconds, **own_seconds, "total": seconds["total"] + sum(own_seconds.values())})[0]
-    counts = [side.statistics.num_samples if (side := sides.get(name)) else None for name in ("real", "generated")]
-    return Evaluation(
+    counts = {name: side.statistics.num_samples for name, side in sides.items()}
+    return EvaluationResult(
         {metric: {**values, **measured}[metric] for metric in wanted},
-        num_real=counts[0],
-        num_generated=counts[1],
+        num_real=counts.get("real"),
+        num_generated=counts["generated"],
         seconds=seconds,
         notes=[*notes, *more],
     )

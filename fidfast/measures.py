@@ -47,7 +47,7 @@ class MeasureOptions:
             _check_whole("splits", size, 1)
 
 
-class Evaluation(Mapping[str, Any]):
+class EvaluationResult(Mapping[str, Any]):
     """Values by metric, in the order asked for: ``result["fid"]`` is a :class:`FIDResult`, ``result["sfid"]`` a float,
     the others are tuples with names: ``result["kid"].mean``, ``result["is"].std``, ``result["prdc"].recall``.
     """
@@ -78,7 +78,7 @@ class Evaluation(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{name}={value:.6g}" for name, value in self.scalars().items())
-        return f"Evaluation({numbers}, num_real={self.num_real}, num_generated={self.num_generated})"
+        return f"EvaluationResult({numbers}, num_real={self.num_real}, num_generated={self.num_generated})"
 
     def scalars(self) -> dict[str, float]:
         """One number under each name, as loggers take them: fid, kid_mean, kid_std, is_mean, …, precision, recall."""
@@ -215,7 +215,7 @@ def _plain(value: Any) -> Any:
         return value.to_dict()
     if isinstance(value, np.ndarray):
         return value.tolist()
-    return {name: _plain(part) for name, part in value._asdict().items()} if isinstance(value, tuple) else value
+    return {name: _plain(part) for name, part in value._asdict().items()} if hasattr(value, "_asdict") else value
 
 
 def _check_whole(name: str, value: Any, least: int) -> None:

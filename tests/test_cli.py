@@ -281,6 +281,6 @@ def test_help_on_a_terminal_that_only_knows_ascii():
 
 
 def test_the_metrics_of_the_command_are_those_of_the_function():
-    from fidfast import cli, measures
+    from fidfast import arguments, measures
 
-    assert cli.METRICS == measures.METRICS
+    assert arguments.METRICS == measures.METRICS

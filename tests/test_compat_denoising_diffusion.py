@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,10 @@ from PIL import Image
 
 import fidfast
 from fidfast.compat.denoising_diffusion import FIDEvaluation, num_to_groups
+from fidfast.compat.pytorch_fid import inception
+
+load_once = functools.cache(fidfast.FeatureExtractor)
+open_once = functools.cache(inception.open_weights)
 
 
 class Folder(torch.utils.data.Dataset):
@@ -57,6 +62,12 @@ class Printed(list):
 
     def print(self, *words: Any) -> None:
         self.append(" ".join(map(str, words)))
+
+
+@pytest.fixture(autouse=True)
+def weights_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inception, "FeatureExtractor", load_once)
+    monkeypatch.setattr(inception, "open_weights", open_once)
 
 
 @pytest.fixture

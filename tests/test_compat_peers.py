@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import os
+import io
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from image_folders import write_images
 from signatures import assert_same_signature
 from test_compat_denoising_diffusion import Sampler, batches
-from test_peers import ROOT, assert_same_fid, peer_weights  # noqa: F401  a fixture
+from test_peers import assert_same_fid, peer_weights  # noqa: F401  a fixture
 from tolerances import TOLERANCES
 
 import fidfast.compat.cleanfid as our_cleanfid
@@ -107,30 +107,26 @@ def test_every_name_and_signature_of_denoising_diffusion() -> None:
     assert_same_surface(denoising_diffusion, theirs)
 
 
-def run_module(module: str, *arguments: str, torch_home: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments, "--device", "cpu", "--dims", "64"],
-        cwd=ROOT,
-        env={**os.environ, "TORCH_HOME": str(torch_home)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+def run_command(module: ModuleType, *arguments: str) -> str:
+    """What pytorch-fid's command, or ours, prints."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(sys, "argv", ["pytorch-fid", *arguments, "--device", "cpu", "--dims", "64"])
+        module.main()
+    return printed.getvalue()
 
 
 def test_the_two_commands_print_the_same_and_read_each_others_files(
     folders: tuple[str, str],
     peer_weights: Path,  # noqa: F811
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pytest.importorskip("pytorch_fid")
-    commands = {"theirs": "pytorch_fid", "ours": "fidfast.compat.pytorch_fid"}
+    commands = {"theirs": pytest.importorskip("pytorch_fid.fid_score"), "ours": fid_score}
+    monkeypatch.setenv("TORCH_HOME", str(peer_weights))
     files = {name: str(tmp_path / f"{name}.npz") for name in commands}
     for name, module in commands.items():
-        printed = run_module(module, folders[0], files[name], "--save-stats", torch_home=peer_weights)
+        printed = run_command(module, folders[0], files[name], "--save-stats")
         assert printed == f"Saving statistics for {folders[0]}\n"
     with np.load(files["ours"]) as ours, np.load(files["theirs"]) as theirs:
         for name in ("mu", "sigma"):
@@ -143,7 +139,7 @@ def test_the_two_commands_print_the_same_and_read_each_others_files(
     ]
     values = []
     for case in cases:
-        printed = {name: run_module(module, *case, torch_home=peer_weights) for name, module in commands.items()}
+        printed = {name: run_command(module, *case) for name, module in commands.items()}
         number = re.compile(r"\d+\.\d+(e-\d+)?")
         assert number.sub("*", printed["ours"]) == number.sub("*", printed["theirs"])
         found = {name: float(text.split()[-1]) for name, text in printed.items()}
@@ -177,15 +173,20 @@ def test_the_same_maps_and_state(their_network: Any) -> None:
 
 @pytest.fixture
 def clean_fid(peer_weights: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:  # noqa: F811
-    """cleanfid.fid, whose weights come from our folder instead of /tmp."""
+    """cleanfid.fid, whose weights come from our folder instead of /tmp. The archive there has the network but not the
+    resize before it, which mode legacy_tensorflow wants: that one is torch-fidelity's."""
     theirs = pytest.importorskip("cleanfid.fid")
     import cleanfid.features
     from cleanfid.inception_torchscript import InceptionV3W
-
-    from benchmarks.paths import CLEAN_FID_WEIGHTS
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
     def load(path: str, download: bool, resize_inside: bool) -> Any:
-        return InceptionV3W(str(CLEAN_FID_WEIGHTS), download=False, resize_inside=resize_inside)
+        network = InceptionV3W(str(peer_weights.parent / "clean-fid"), download=False, resize_inside=False)
+        if not resize_inside:
+            return network
+        resized = torch.nn.Module()
+        resized.forward = lambda x: network(interpolate_bilinear_2d_like_tensorflow1x(x, (299, 299)))
+        return resized
 
     monkeypatch.setattr(cleanfid.features, "InceptionV3W", load)
     monkeypatch.setenv("TORCH_HOME", str(peer_weights))
@@ -193,19 +194,32 @@ def clean_fid(peer_weights: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType
 
 
 @pytest.mark.parametrize("mode", features.PRESETS)
-def test_clean_fid_in_every_mode(
+def test_clean_fids_features_and_kid_in_every_mode(
     mode: str, clean_fid: ModuleType, few: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"mode": mode, "device": CPU, "num_workers": 0, "batch_size": 4}
-    found, printed = {}, {}
-    for name, module in (("theirs", clean_fid), ("ours", fid)):
-        value = module.compute_fid(*few, use_dataparallel=False, **options)
+    found, kids, printed = [], [], []
+    for module in (clean_fid, fid):
+        model = module.build_feature_extractor(mode, CPU, use_dataparallel=False)
+        found.append(module.get_folder_features(few[0], model, **options))
         np.random.seed(11)
-        found[name] = value, module.compute_kid(*few, use_dataparallel=False, **options)
-        printed[name] = capsys.readouterr().out
-    assert printed["ours"] == printed["theirs"]
-    assert_same_fid(float(found["ours"][0]), float(found["theirs"][0]), mode)
-    assert found["ours"][1] == pytest.approx(found["theirs"][1], rel=1e-4, abs=1e-6)
+        kids.append(module.compute_kid(*few, use_dataparallel=False, **options))
+        printed.append(capsys.readouterr().out)
+    assert printed[1] == printed[0] and "compute KID between two folders" in printed[0]
+    assert found[1].dtype == found[0].dtype and found[1].shape == found[0].shape
+    assert np.abs(found[1] - found[0]).max() <= 1e-4
+    assert kids[1] == pytest.approx(kids[0], rel=1e-4, abs=1e-6)
+
+
+def test_clean_fids_fid(clean_fid: ModuleType, few: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Once: their square root of 2048 × 2048 takes most of the time here."""
+    options = {"device": CPU, "num_workers": 0, "use_dataparallel": False}
+    values, printed = [], []
+    for module in (clean_fid, fid):
+        values.append(float(module.compute_fid(*few, **options)))
+        printed.append(capsys.readouterr().out)
+    assert_same_fid(values[1], values[0], "clean-fid")
+    assert printed[1] == printed[0] and printed[0].startswith("compute FID between two folders\nFound 9 images")
 
 
 def make_images(z: torch.Tensor) -> torch.Tensor:  # (N, 48) -> (N, 3, 32, 32) in [0, 255]
@@ -247,20 +261,18 @@ def test_clean_fids_wrapper(clean_fid: ModuleType, few: tuple[str, str]) -> None
 
     generator = torch.Generator().manual_seed(0)
     real, generated = (torch.randint(0, 256, (6, 3, 40, 30), generator=generator, dtype=torch.uint8) for _ in range(2))
-    values = []
+    rows = []
     for module in (cleanfid.wrappers, wrappers):
         metric = module.CleanFID(device=CPU)
         metric.add_real_images(real)
         metric.add_gen_images(generated[:4])
         metric.add_gen_images(generated[4].permute(1, 2, 0).numpy())
         metric.add_gen_images(generated[5])
-        values.append(float(metric.calculate_fid(verbose=False)))
-    assert_same_fid(values[1], values[0], "CleanFID")
+        rows.append(np.concatenate([*metric.real_features, *metric.gen_features]))
+    assert np.abs(rows[1] - rows[0]).max() <= 1e-4
 
 
-@pytest.mark.parametrize("block", [64, 2048])
 def test_the_evaluation_of_denoising_diffusion(
-    block: int,
     few: tuple[str, str],
     peer_weights: Path,  # noqa: F811
     tmp_path: Path,
@@ -270,32 +282,34 @@ def test_the_evaluation_of_denoising_diffusion(
     pytest.importorskip("pytorch_fid")
     theirs = pytest.importorskip("denoising_diffusion_pytorch.fid_evaluation")
     monkeypatch.setenv("TORCH_HOME", str(peer_weights))
-    values, printed = [], []
-    for name, module in (("theirs", theirs), ("ours", denoising_diffusion)):
-        folder = tmp_path / name
-        folder.mkdir()
-        torch.manual_seed(3)
-        evaluation = module.FIDEvaluation(
+
+    def evaluation(module: ModuleType, folder: Path, block: int = 64) -> Any:
+        made = module.FIDEvaluation(
             4, batches(Path(few[0])), Sampler(), stats_dir=str(folder), device="cpu", num_fid_samples=7,
             inception_block_idx=block,
         )  # fmt: skip
-        values.append(float(evaluation.fid_score()))
+        torch.manual_seed(3)  # of the flips; their network draws its first weights, and then loads others
+        return made
+
+    values, printed, rows = [], [], []
+    for name, module in (("theirs", theirs), ("ours", denoising_diffusion)):
+        folder = tmp_path / name
+        folder.mkdir()
+        values.append(float(evaluation(module, folder).fid_score()))
         printed.append(capsys.readouterr().out.replace(str(folder), "FOLDER"))
-    assert_same_fid(values[1], values[0], f"FIDEvaluation, block {block}")
+        whole = evaluation(module, folder, block=2048)
+        with torch.inference_mode():
+            rows.append(whole.calculate_inception_features(Sampler().sample(3)).numpy())
+    assert_same_fid(values[1], values[0], "FIDEvaluation")
     assert printed[1] == printed[0]
+    assert np.abs(rows[1] - rows[0]).max() <= 1e-4
     # each reads the other's file; theirs knows no better than to believe it
-    for name, module in (("ours", theirs), ("theirs", denoising_diffusion)):
-        again = module.FIDEvaluation(
-            4, batches(Path(few[0])), Sampler(), stats_dir=str(tmp_path / name), device="cpu", num_fid_samples=7,
-            inception_block_idx=block,
-        )  # fmt: skip
-        if module is denoising_diffusion:
-            with pytest.warns(match="does not say of which images"):
-                value = again.fid_score()
-        else:
-            value = again.fid_score()
-        assert_same_fid(float(value), values[0], f"the file of {name}")
-        assert "Dataset stats loaded from disk." in capsys.readouterr().out
+    assert_same_fid(float(evaluation(theirs, tmp_path / "ours").fid_score()), values[0], "our file")
+    with pytest.warns(match="does not say of which images"):
+        assert_same_fid(
+            float(evaluation(denoising_diffusion, tmp_path / "theirs").fid_score()), values[0], "their file"
+        )
+    assert capsys.readouterr().out.count("Dataset stats loaded from disk.") == 2
 
 
 @pytest.fixture

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
+import runpy
 import shutil
 import sys
 import warnings
@@ -22,7 +24,13 @@ from fidfast.compat.pytorch_fid import fid_score, inception
 from fidfast.compat.pytorch_fid.inception import InceptionV3
 
 CPU = torch.device("cpu")
+load_once = functools.cache(fidfast.FeatureExtractor)
 WARNING = "Warning: batch size is bigger than the data size. Setting batch size to data size\n"
+
+
+@pytest.fixture(autouse=True)
+def networks_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inception, "FeatureExtractor", load_once)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +46,7 @@ def network(weights_path: Path) -> InceptionV3:
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["pytorch-fid", *arguments])
-    fid_score.main()
+    runpy.run_module("fidfast.compat.pytorch_fid", run_name="__main__")
 
 
 def test_the_fid_of_two_folders(folders: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,15 +117,16 @@ def test_the_same_files_as_pytorch_fid(folders: tuple[str, str], tmp_path: Path,
         fid_score.compute_statistics_of_path(tmp_path.parent, network, 50, 2048, CPU)
 
 
-def test_activations_in_order_and_repeated_files_twice(folders: tuple[str, str], network: InceptionV3) -> None:
+def test_activations_in_order_and_repeated_files_twice(folders: tuple[str, str]) -> None:
+    network = InceptionV3([0])
     files = sorted(Path(folders[0]).iterdir())
     chosen = [files[3], files[0], str(files[3])]
-    got = fid_score.get_activations(chosen, network, 2)
-    assert got.dtype == np.float64 and got.shape == (3, 2048)
+    got = fid_score.get_activations(chosen, network, 2, 64)
+    assert got.dtype == np.float64 and got.shape == (3, 64)
     assert np.array_equal(got[0], got[2]) and not np.array_equal(got[0], got[1])
     images = [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in (files[3], files[0])]
-    assert np.array_equal(got[:2], fidfast.FeatureExtractor(device="cpu")(images).numpy())
-    mu, sigma = fid_score.calculate_activation_statistics(chosen, network, 2)
+    assert np.array_equal(got[:2], fidfast.FeatureExtractor(64, device="cpu")(images).numpy())
+    mu, sigma = fid_score.calculate_activation_statistics(chosen, network, 2, 64)
     assert np.allclose(mu, got.mean(axis=0), rtol=1e-12, atol=0)
     assert np.allclose(sigma, np.cov(got, rowvar=False), rtol=1e-9, atol=1e-12)
 
@@ -249,7 +258,7 @@ def test_blocks_alone_have_random_weights() -> None:
     assert inception.FIDInceptionC(768, 128)(torch.rand(1, 768, 3, 3)).shape == (1, 768, 3, 3)
     for kind in (inception.FIDInceptionE_1, inception.FIDInceptionE_2):
         assert kind(64)(torch.rand(2, 64, 3, 3)).shape == (2, 2048, 3, 3)
-    assert float(block.branch1x1.conv.weight.std()) > 0 and block.training
+    assert float(block.branch1x1.conv.weight.detach().std()) > 0 and block.training
 
 
 def test_a_folder_of_mixed_sizes(folders: tuple[str, str], tmp_path: Path) -> None:

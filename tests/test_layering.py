@@ -18,7 +18,9 @@ RANKS = [
     {"images", "decode", "files", "workers", "duplicates", "photographs", "result", "seeds"}
     | {"distributed", "accumulate", "error_bars", "kept_features", "sides", "measures"},
     {"evaluation", "metric"},
-    {"training", "compat", "demo", "report", "doctor", "cli", "__main__"},
+    {"training_schedule", "training_history", "training_sampling", "training_run", "training_results"},
+    {"training", "compat", "demo", "report", "doctor", "arguments", "cli", "__main__"}
+    | {"page", "charts", "panels", "gallery", "readings", "report_charts", "integrations"},
 ]
 COMPILED = {"_cpu", "_cuda"}
 

@@ -135,7 +135,7 @@ class FIDEvaluation:
 
     def _made_of(self) -> dict[str, Any]:
         """What the statistics depend on, as JSON; "data" is None where it cannot be told what `dl` reads."""
-        loader = self.dl
+        loader: Any = self.dl
         if inspect.isgenerator(loader):  # Trainer's cycle(dl)
             found = [value for value in inspect.getgeneratorlocals(loader).values() if isinstance(value, DataLoader)]
             loader = found[0] if found else loader

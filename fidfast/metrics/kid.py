@@ -71,21 +71,18 @@ def kernel_distance(
         raise ValueError(f"sigma: expected more than 0, got {sigma!r}")
     function = _Kernel(kernel, degree, 1.0 / a.shape[1] if gamma is None else gamma, coef0, sigma)
     if indices is None and subsets is None:
-        ones = [rows.new_ones(len(rows), 1, dtype=torch.float64) for rows in (a, b)]
-        value = _masked(a, b, ones[0], ones[1], function)
+        every_a, every_b = (rows.new_ones(len(rows), 1, dtype=torch.float64) for rows in (a, b))
+        value = _masked(a, b, every_a, every_b, function)
         return KernelDistance(float(value[0]), None, value, None)
     drawn = _draw(len(a), len(b), subsets, subset_size, seed) if indices is None else _checked(indices, len(a), len(b))
     size = drawn[0].shape[1]
-    if _products_of_all(len(a), len(b), *drawn[0].shape, a.shape[1]):
-        masks = (_mask(rows, len(side)).to(a.device) for rows, side in zip(drawn, (a, b), strict=True))
-        values = _masked(a, b, *masks, function)
+    if _products_of_all(len(a), len(b), len(drawn[0]), size, a.shape[1]):
+        in_a, in_b = (_mask(rows, len(side)).to(a.device) for rows, side in zip(drawn, (a, b), strict=True))
+        values = _masked(a, b, in_a, in_b, function)
     else:
-        pairs = (
-            (a[torch.from_numpy(i).to(a.device)], b[torch.from_numpy(j).to(a.device)])
-            for i, j in zip(*drawn, strict=True)
-        )
-        ones = [a.new_ones(size, 1, dtype=torch.float64)] * 2
-        values = np.concatenate([_masked(x, y, ones[0], ones[1], function) for x, y in pairs])
+        ones = a.new_ones(size, 1, dtype=torch.float64)
+        of_a, of_b = (torch.from_numpy(rows).to(a.device) for rows in drawn)
+        values = np.concatenate([_masked(a[i], b[j], ones, ones, function) for i, j in zip(of_a, of_b, strict=True)])
     return KernelDistance(float(values.mean()), float(values.std()), values, size)
 
 

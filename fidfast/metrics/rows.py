@@ -34,11 +34,9 @@ def as_rows(values: Any, name: str, *, least: int = 1, columns: int | None = Non
         raise ValueError(f"{name}: expected at least {least} rows, got {len(values)}")
     values = values.detach()
     for start in range(0, len(values), DEVICE_TILE):
-        finite = values[start : start + DEVICE_TILE].isfinite().all(dim=1)
-        if not bool(finite.all()):
-            raise ValueError(
-                f"{name}: expected finite values, got NaN or infinity in row {start + int(finite.argmin())}"
-            )
+        bad = (~values[start : start + DEVICE_TILE].isfinite().all(dim=1)).nonzero()
+        if len(bad):
+            raise ValueError(f"{name}: expected finite values, got NaN or infinity in row {start + int(bad[0])}")
     return values.cpu() if values.device.type == "mps" else values
 
 

@@ -177,8 +177,7 @@ def _is_npz(path: _Path) -> bool:
 def _load(path: _Path, dims: int | None) -> FeatureStatistics:
     statistics = FeatureStatistics.load(path, feature_dim=dims)
     if statistics.metadata.version is None:  # another tool's file, which says nothing: pytorch-fid takes it as its own
-        made = {"preset": _PRESET, "precision": "fp32", "weights": FID_WEIGHTS_SHA256}
-        statistics.metadata = replace(statistics.metadata, **made)
+        statistics.metadata = replace(statistics.metadata, preset=_PRESET, precision="fp32", weights=FID_WEIGHTS_SHA256)
     if statistics.metadata.preset not in (None, _PRESET):
         raise StatisticsError(f"{path}: expected preset {_PRESET!r}, got statistics of {statistics.metadata.preset!r}")
     return statistics
