@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 from test_metric import make_images
 
 import fidfast
+from fidfast import evaluation
 from fidfast.compat.edm import calculate_metrics, fid
 from fidfast.compat.edm.dataset import ImageFolderDataset, chosen
 from fidfast.compat.edm.metric_utils import FeatureStats
@@ -26,6 +28,25 @@ def write(folder: Path, images: torch.Tensor) -> None:
         path = folder / f"{index // 2:05}" / f"img{index:08}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+
+
+_networks: dict[tuple[Any, ...], Any] = {}
+
+
+@pytest.fixture
+def one_network(weights_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls with the same options share the network, whose making would be most of the time of these tests."""
+    make = evaluation.resolve_extractor
+
+    def shared(feature_extractor: Any = None, **options: Any) -> Any:
+        if feature_extractor is not None:
+            return make(feature_extractor, **options)
+        key = tuple(map(str, options.values()))
+        if key not in _networks:
+            _networks[key] = make(None, **options)
+        return _networks[key]
+
+    monkeypatch.setattr(evaluation, "resolve_extractor", shared)
 
 
 @pytest.fixture
@@ -75,7 +96,7 @@ def test_gray_and_palette_images_become_rgb(tmp_path: Path) -> None:
     )
 
 
-def test_edms_commands(folders: tuple[Path, Path], weights_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_edms_commands(folders: tuple[Path, Path], one_network: None, capsys: pytest.CaptureFixture[str]) -> None:
     real, made = folders
     reference = real.parent / "refs" / "real.npz"
     assert fid.main(["ref", f"--data={real}.zip", f"--dest={reference}", "--device=cpu"]) == 0
@@ -114,7 +135,7 @@ def test_edms_commands(folders: tuple[Path, Path], weights_path: Path, capsys: p
 
 
 def test_edm2s_commands_and_pickles(
-    folders: tuple[Path, Path], weights_path: Path, capsys: pytest.CaptureFixture[str]
+    folders: tuple[Path, Path], one_network: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real, made = folders
     file = real.parent / "new" / "real.pkl"
@@ -142,7 +163,7 @@ def test_edm2s_commands_and_pickles(
     assert "No statistics computed for fd_dinov2 -- skipping." in capsys.readouterr().out
 
 
-def test_both_ranks_of_torchrun_take_their_share(folders: tuple[Path, Path], weights_path: Path) -> None:
+def test_both_ranks_of_torchrun_take_their_share(folders: tuple[Path, Path], one_network: None) -> None:
     real, made = folders
     reference = real.parent / "ref.npz"
     statistics = fidfast.compute_statistics(make_images(4, 1, 32), preset="tensorflow", device="cpu", progress=False)

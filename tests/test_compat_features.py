@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_compat_edm import one_network  # noqa: F401  a fixture
 from test_metric import D, make_images, moments
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -128,7 +129,8 @@ def write(folder: Path, images: Tensor, suffix: str = "png") -> None:
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index:03}.{suffix}")
 
 
-def test_pigs_fid_of_tensors_loaders_and_folders(tmp_path: Path, weights_path: Path) -> None:
+@pytest.mark.usefixtures("one_network")
+def test_pigs_fid_of_tensors_loaders_and_folders(tmp_path: Path) -> None:
     real, made = make_images(3, 7, 24), make_images(5, 8, 24)
     write(tmp_path / "real" / "below", real)
     write(tmp_path / "made", made[:3])
@@ -160,7 +162,8 @@ def test_pigs_fid_of_tensors_loaders_and_folders(tmp_path: Path, weights_path: P
             call()
 
 
-def test_pigs_command_and_size(tmp_path: Path, weights_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("one_network")
+def test_pigs_command_and_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "real", make_images(4, 7, 24))
     arguments = ["--path", str(tmp_path / "real"), "--output", str(tmp_path / "real.npz"), "--num_workers", "0"]
     assert fid_ref.main([*arguments, "--img_size", "10"]) == 0

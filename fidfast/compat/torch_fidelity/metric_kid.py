@@ -35,4 +35,4 @@ def kid_features_to_metric(features_1: Tensor, features_2: Tensor, **kwargs: Any
         sigma=get_kwarg("kid_kernel_rbf_sigma", kwargs),
         seed=get_kwarg("rng_seed", kwargs),
     )
-    return {KEY_METRIC_KID_MEAN: distance.mean, KEY_METRIC_KID_STD: distance.std}
+    return {KEY_METRIC_KID_MEAN: distance.mean, KEY_METRIC_KID_STD: float(distance.values.std())}
