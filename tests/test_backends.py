@@ -39,6 +39,7 @@ def test_memory_that_nobody_wrote_is_found(emulated: Backend) -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.kernels
 def test_what_the_modules_say_of_themselves(emulated: Backend) -> None:
     build = emulated.module.build()
     assert build["emulated"] and build["architectures"] == "" and build["driver"] == 0
