@@ -12,11 +12,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RANKS = [
     {"_cpu", "_cuda", "_version", "__init__"},
     {"ops", "reference"},
-    {"preprocessing", "weights", "inception", "precision", "features"}
+    {"preprocessing", "weights", "inception", "precision", "features", "chunk_graph"}
     | {"metadata", "moments", "factors", "statistics_io", "statistics", "frechet", "groups"}
     | {"quintic", "polar", "polar_distance", "square_root"},
     {"images", "decode", "files", "workers", "duplicates", "photographs", "result", "seeds"}
-    | {"distributed", "accumulate", "error_bars"},
+    | {"distributed", "accumulate", "error_bars", "landing"},
     {"evaluate", "metric"},
     {"training", "compat", "demo", "report", "doctor", "cli", "__main__"},
 ]
