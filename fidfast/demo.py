@@ -20,25 +20,24 @@ import torch
 from tqdm import tqdm
 
 from fidfast import __version__
-from fidfast.evaluate import compute_fid, compute_statistics
+from fidfast.charts import Curve, Point, line_chart
+from fidfast.evaluation import compute_fid, compute_statistics
 from fidfast.features import FeatureExtractor
-from fidfast.photographs import CROP, DISTORTIONS, Crop, Distortion, choose_crops, cut, distorted_crops, load_photos
-from fidfast.report import (
-    DARK,
-    Measurement,
-    Panel,
-    draw_panels,
+from fidfast.page import (
     html_columns,
     html_facts,
-    html_measurements,
+    html_figure,
+    html_heading,
     html_page,
-    html_picture,
     html_section,
+    html_table,
     html_text,
-    require_matplotlib,
+    image_uri,
     settings_of,
     write_atomically,
 )
+from fidfast.panels import Measurement, Panel, draw_panels, require_matplotlib
+from fidfast.photographs import CROP, DISTORTIONS, Crop, Distortion, choose_crops, cut, distorted_crops, load_photos
 from fidfast.result import FidfastWarning
 
 NUM_IMAGES = 200  # 14 sets: three minutes on two busy AVX-512 cores (15 images a second), five at 9 images a second
@@ -172,7 +171,6 @@ def _write(
         series = [rows[0], *(row for row in rows if row.series == distortion.name)]
         labels = [row.strength or UNDISTORTED for row in series]
         panels.append(Panel(distortion.name, distortion.measure, labels, [float(row.fid) for row in series], pictures))
-    light, dark = draw_panels(panels), draw_panels(panels, theme=DARK)
     problems = not_rising(rows)
     results = {
         "rising": not problems,
@@ -188,12 +186,12 @@ def _write(
         "seconds": seconds,
         "versions": _versions(),
     }
-    write_atomically(output / "demo.png", light)
+    write_atomically(output / "demo.png", draw_panels(panels))
     write_atomically(output / "results.json", (json.dumps(results, indent=2) + "\n").encode())
-    write_atomically(output / "report.html", _page(results, rows, light, dark).encode())
+    write_atomically(output / "report.html", _page(results, rows, panels).encode())
 
 
-def _page(results: dict[str, Any], rows: list[Measurement], light: bytes, dark: bytes) -> str:
+def _page(results: dict[str, Any], rows: list[Measurement], panels: list[Panel]) -> str:
     num_images, seconds = results["num_images"], results["seconds"]
     verdict = (
         html_text("FID rises with the strength of every distortion, as it must.", "lead")
@@ -211,7 +209,6 @@ def _page(results: dict[str, Any], rows: list[Measurement], light: bytes, dark: 
         f"other places, and {num_images} images are few. An FID from so few images is too high and means something "
         "only beside others from as many; papers use 50,000."
     )
-    alternative = "FID against strength for " + ", ".join(distortion.name for distortion in DISTORTIONS)
     total = (len(rows) + 1) * num_images
     timings = {name: f"{value:.1f} s" for name, value in seconds.items()}
     timings["images a second"] = f"{total / seconds['total']:.1f}, all in all"
@@ -221,13 +218,14 @@ def _page(results: dict[str, Any], rows: list[Measurement], light: bytes, dark: 
         "Images": f"{total:,} in {len(rows) + 1} sets",
         "Seed": results["seed"],
     }
+    table = [(row.series, row.strength, f"{float(row.fid):.2f}", f"{row.seconds:.1f}") for row in rows]
     notes = [f"{row.series} {row.strength}: {note}" for row in rows for note in row.fid.notes]
     return html_page(
         "FID of distorted photographs",
         verdict,
         html_text(method),
-        html_picture(light, dark, alternative, caption),
-        html_section("Measurements", html_measurements(rows)),
+        html_figure(html_columns(*_charts(panels)), caption),
+        html_section("Measurements", html_table(("Distortion", "Strength", "FID", "Seconds"), table, text_columns=2)),
         html_section("Settings", html_facts(settings)),
         *([html_section("Notes", *(html_text(note) for note in notes))] if notes else []),
         html_columns(
@@ -236,6 +234,29 @@ def _page(results: dict[str, Any], rows: list[Measurement], light: bytes, dark: 
         ),
         footer=f"Made by fidfast {__version__} with the command fidfast demo.",
     )
+
+
+def _charts(panels: list[Panel]) -> list[str]:
+    """One chart for each distortion, all of one scale: they can be compared."""
+    highest = 1.12 * max(max(panel.values) for panel in panels) or 1.0
+    charts = []
+    for panel in panels:
+        ticks = list(enumerate(panel.labels))
+        said = [f"{value:.2f} at {name}" for name, value in zip(panel.labels, panel.values, strict=True)]
+        points = [Point(place, value, says=said[place]) for place, value in enumerate(panel.values)]
+        chart = line_chart(
+            f"FID against {panel.title}, {panel.subtitle}: {'; '.join(said)}; the picture at each",
+            [Curve(panel.title, points)],
+            x_label=panel.subtitle,
+            x_ticks=ticks,
+            highest=highest,
+            values=True,
+            baseline=panel.values[0],
+            pictures=[image_uri(thumbnail, 160) for thumbnail in panel.thumbnails],
+            width=460,
+        )
+        charts.append(f"<div>{html_heading(panel.title)}{chart}</div>")
+    return charts
 
 
 def _versions() -> dict[str, str]:

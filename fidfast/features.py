@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fidfast import ops
 from fidfast.chunk_graph import ChunkGraph
-from fidfast.inception import FEATURE_DIMS, Inception
+from fidfast.inception import FEATURE_DIMS, TAPS, Inception, check_taps
 from fidfast.precision import DTYPES, network_switches, resolve_precision
 from fidfast.preprocessing import get_preset
 from fidfast.weights import FID_WEIGHTS_SHA256, open_weights
@@ -25,6 +25,9 @@ CUDA_CHUNK = 64
 
 class FeatureExtractor:
     """uint8 images → float32 features of the FID Inception network; feature_dim 64, 192, 768 or 2048 as in pytorch-fid.
+
+    `taps`, in its place, are several outputs from one run, beside each other: those of feature_dim as "64" … "2048",
+    "spatial" (sFID's), "logits_unbiased" and "logits" (the Inception Score's); see :meth:`split`.
 
     The network always sees `chunk_size` images (the last chunk is padded), so a feature does not depend on how callers
     batch. Gradients, autocast, TF32 and inference mode are set for each call and left as found. `compile=True` compiles
@@ -40,10 +43,12 @@ class FeatureExtractor:
         precision: str = "fp32",
         compile: bool = False,
         weights: str | os.PathLike[str] | None = None,
+        taps: Sequence[str] | None = None,
     ) -> None:
-        if feature_dim not in FEATURE_DIMS:
+        if taps is None and feature_dim not in FEATURE_DIMS:
             raise ValueError(f"feature_dim: expected one of {FEATURE_DIMS}, got {feature_dim!r}")
-        self.feature_dim = feature_dim
+        self.tap_names = check_taps((str(feature_dim),) if taps is None else taps)
+        self.feature_dim = sum(TAPS[tap][1] for tap in self.tap_names)
         self.preset: str | None = get_preset(preset).name
         self.device = _resolve_device(device)
         self.precision: str | None = resolve_precision(precision, self.device)
@@ -52,9 +57,10 @@ class FeatureExtractor:
         self.chunk_size = CPU_CHUNK if self.device.type == "cpu" else CUDA_CHUNK
         self.compile_seconds = 0.0
         self._dtype = DTYPES[self.precision]
-        _, state_dict = open_weights(weights)
+        logits = any(tap.startswith("logits") for tap in self.tap_names)
+        _, state_dict = open_weights(weights, final_layer=True) if logits else open_weights(weights)
         with self._switches():
-            network = Inception(state_dict, feature_dim).to(self.device, self._dtype)
+            network = Inception(state_dict, taps=self.tap_names).to(self.device, self._dtype)
             self._network: Callable[[Tensor], Tensor] = network
             kernels = network.prepare(self.chunk_size, onednn=not compile)
             if compile:
@@ -90,6 +96,20 @@ class FeatureExtractor:
         """Features of at most `chunk_size` preprocessed images, computed as a full chunk."""
         with self._switches():
             return _run_chunk(self._network, x, self.chunk_size)
+
+    def split(self, features: Tensor) -> dict[str, Tensor]:  # (N, D) -> (N, width of each tap)
+        """The columns of each tap."""
+        return dict(zip(self.tap_names, features.split([TAPS[tap][1] for tap in self.tap_names], dim=1), strict=True))
+
+    def taps(
+        self,
+        images: Sequence[Tensor] | Tensor,  # N x (3, H, W) or (N, 3, H, W)
+        *,
+        value_range: tuple[float, float] | None = None,
+        quantize: str | None = "round",
+    ) -> dict[str, Tensor]:
+        """Each tap of RGB images, (N, width) float32, from one run of the network."""
+        return self.split(_extract(self, images, value_range, quantize))
 
     def __call__(
         self,
@@ -155,6 +175,10 @@ class CallableExtractor:
         hashes = ops.content_hash(list(x)) if content_hash else None
         return x.to(self.device), hashes
 
+    def split(self, features: Tensor) -> dict[str, Tensor]:
+        """{"features": features}, as the only tap."""
+        return {"features": features}
+
     def network(self, x: Tensor) -> Tensor:  # (n, 3, H, W) uint8 -> (n, D) float32
         """Features of at most `chunk_size` images, computed as a full chunk."""
         with torch.no_grad(), _eval_mode(self._function):
@@ -184,11 +208,12 @@ def resolve_extractor(
     precision: str = "fp32",
     compile: bool = False,
     weights: str | os.PathLike[str] | None = None,
+    taps: Sequence[str] | None = None,
 ) -> FeatureExtractor | CallableExtractor:
     """The FID network with these options, or the caller's own extractor, to which only `device` applies."""
     if feature_extractor is None:
         return FeatureExtractor(
-            feature_dim, preset=preset, device=device, precision=precision, compile=compile, weights=weights
+            feature_dim, preset=preset, device=device, precision=precision, compile=compile, weights=weights, taps=taps
         )
     own = (("precision", precision, "fp32"), ("compile", compile, False), ("weights", weights, None))
     for name, value, default in own:
@@ -241,10 +266,12 @@ def _extract(
     extractor: FeatureExtractor | CallableExtractor,
     images: Sequence[Tensor] | Tensor,
     value_range: tuple[float, float] | None,
+    quantize: str | None = "round",
 ) -> Tensor:
     rows = []
     for start in range(0, len(images), extractor.chunk_size):
-        x, _ = extractor.preprocess(list(images[start : start + extractor.chunk_size]), value_range=value_range)
+        chunk = list(images[start : start + extractor.chunk_size])
+        x, _ = extractor.preprocess(chunk, value_range=value_range, quantize=quantize)
         rows.append(extractor.network(x))
     if not rows:
         return torch.empty(0, extractor.feature_dim or 0, dtype=torch.float32, device=extractor.device)

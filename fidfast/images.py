@@ -52,14 +52,16 @@ class ImageSource:
     """The images of one side, in order, in batches: iterate, in a ``with`` block so that no worker outlives it.
 
     ``count`` images (None when only reading can tell), ``notes`` for the user, ``skipped`` (path, reason) of the
-    unreadable ones, ``decode_seconds`` that the consumer waited. One pass at a time: a second pass ends the first.
+    unreadable ones, ``decode_seconds`` that the consumer waited, ``reader`` of the whole set where its images can be
+    read in any order. One pass at a time: a second pass ends the first.
     """
 
     def __init__(
         self, name: str, batches: Batches, count: int | None, batch_size: int, notes: list[str], on_error: str,
-        shard: Shard = (0, 1),
+        shard: Shard = (0, 1), reader: Reader | None = None,
     ) -> None:  # fmt: skip
         self.name, self.batch_size, self.notes, self.on_error, self.shard = name, batch_size, notes, on_error, shard
+        self.reader = reader
         self.total = count  # of all shards
         self.count = None if count is None else len(range(shard[0], count, shard[1]))
         self.skipped: list[tuple[str, str]] = []
@@ -176,7 +178,7 @@ def open_images(
     except ImagesError as error:
         raise ImagesError(f"{name}: {error}") from error.__cause__
     batches = opened.batches if shard is None else _shard_of(opened, shard)
-    return ImageSource(name, batches, opened.total, batch_size, opened.notes, on_error, shard or (0, 1))
+    return ImageSource(name, batches, opened.total, batch_size, opened.notes, on_error, shard or (0, 1), opened.reader)
 
 
 class _Opened(NamedTuple):

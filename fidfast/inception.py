@@ -18,19 +18,33 @@ from torch.nn import functional
 from fidfast import ops
 
 FEATURE_DIMS = (64, 192, 768, 2048)
+# What the network can give of an image: (how many layers lead to it, how many numbers it is).
+TAPS = {
+    "64": (4, 64),
+    "192": (7, 192),
+    "spatial": (14, 17 * 17 * 7),
+    "768": (15, 768),
+    "2048": (18, 2048),
+    "logits_unbiased": (18, 1008),
+    "logits": (18, 1008),
+}
 BATCH_NORM_EPS = 1e-3
 STEM_LAYERS = 4  # up to the first pool
 STEM_IMAGES = 2  # at a time: their activations stay in the cache, and in memory that malloc keeps
 
 
 def fold_batch_norm(state_dict: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    """Weight (O, I, kh, kw) and bias (O,) of convolution `name` with its batch norm folded in; float64 inside."""
+    """Weight (O, I, kh, kw) and bias (O,) of convolution `name` with its batch norm folded in; float64 inside.
+
+    They are float32, and float64 where the state dict is: a network in float64 throughout.
+    """
     weight = state_dict[f"{name}.conv.weight"].double()
     gamma, beta, mean, var = (
         state_dict[f"{name}.bn.{part}"].double() for part in ("weight", "bias", "running_mean", "running_var")
     )
     scale = gamma / (var + BATCH_NORM_EPS).sqrt()
-    return (weight * scale[:, None, None, None]).float(), (beta - mean * scale).float()
+    dtype = torch.promote_types(state_dict[f"{name}.conv.weight"].dtype, torch.float32)
+    return (weight * scale[:, None, None, None]).to(dtype), (beta - mean * scale).to(dtype)
 
 
 class Convolution(nn.Module):
@@ -197,27 +211,46 @@ class BlockEMax(BlockE):
         return self.branch_pool(functional.max_pool2d(x, 3, stride=1, padding=1))
 
 
-class Inception(nn.Module):
-    """(N, 3, 299, 299) normalised images → (N, feature_dim) float32; only the layers that `feature_dim` needs."""
+def check_taps(taps: Sequence[str]) -> tuple[str, ...]:
+    """At least one name of TAPS, none twice; ValueError."""
+    if isinstance(taps, str) or not taps or any(tap not in TAPS for tap in taps) or len(set(taps)) < len(taps):
+        raise ValueError(f"taps: expected different ones of {', '.join(TAPS)}, got {taps!r}")
+    return tuple(taps)
 
-    def __init__(self, state_dict: Mapping[str, Tensor], feature_dim: int = 2048) -> None:
+
+class Inception(nn.Module):
+    """(N, 3, 299, 299) normalised images → (N, feature_dim) float32, or several taps beside each other.
+
+    It has only the layers that these need. Beside the features there are "spatial", the first 7 channels of Mixed_6d
+    in the order (y, x, channel), which sFID is of (Nash et al. 2021; ADM's evaluator), and the logits of the 1008
+    classes, as TensorFlow's graph has them and without the bias, as the Inception Score is commonly taken.
+    """
+
+    class_weight: Tensor  # (1008, 2048)
+    class_bias: Tensor  # (1008,)
+
+    def __init__(
+        self, state_dict: Mapping[str, Tensor], feature_dim: int = 2048, taps: Sequence[str] | None = None
+    ) -> None:
         super().__init__()
-        if feature_dim not in FEATURE_DIMS:
+        if taps is None and feature_dim not in FEATURE_DIMS:
             raise ValueError(f"feature_dim: expected one of {FEATURE_DIMS}, got {feature_dim!r}")
-        self.feature_dim = feature_dim
+        self.taps = check_taps((str(feature_dim),) if taps is None else taps)
+        self.feature_dim = sum(TAPS[tap][1] for tap in self.taps)
+        depth = max(TAPS[tap][0] for tap in self.taps)
         layers: list[nn.Module] = [
             Convolution(state_dict, "Conv2d_1a_3x3", stride=2, same=False),  # (N, 32, 149, 149)
             Convolution(state_dict, "Conv2d_2a_3x3", same=False),  # (N, 32, 147, 147)
             Convolution(state_dict, "Conv2d_2b_3x3"),  # (N, 64, 147, 147)
             nn.MaxPool2d(3, stride=2),  # (N, 64, 73, 73)
         ]
-        if feature_dim >= 192:
+        if depth > 4:
             layers += [
                 Convolution(state_dict, "Conv2d_3b_1x1"),  # (N, 80, 73, 73)
                 Convolution(state_dict, "Conv2d_4a_3x3", same=False),  # (N, 192, 71, 71)
                 nn.MaxPool2d(3, stride=2),  # (N, 192, 35, 35)
             ]
-        if feature_dim >= 768:
+        if depth > 7:
             layers += [
                 BlockA(state_dict, "Mixed_5b"),  # (N, 256, 35, 35)
                 BlockA(state_dict, "Mixed_5c"),  # (N, 288, 35, 35)
@@ -225,21 +258,40 @@ class Inception(nn.Module):
                 BlockB(state_dict, "Mixed_6a"),  # (N, 768, 17, 17)
                 *(BlockC(state_dict, f"Mixed_6{letter}") for letter in "bcde"),  # (N, 768, 17, 17)
             ]
-        if feature_dim == 2048:
+        if depth > 15:
             layers += [
                 BlockD(state_dict, "Mixed_7a"),  # (N, 1280, 8, 8)
                 BlockE(state_dict, "Mixed_7b"),  # (N, 2048, 8, 8)
                 BlockEMax(state_dict, "Mixed_7c"),  # (N, 2048, 8, 8)
             ]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers[:depth])
+        if any(tap.startswith("logits") for tap in self.taps):
+            self.register_buffer("class_weight", state_dict["fc.weight"])  # (1008, 2048)
+            self.register_buffer("class_bias", state_dict["fc.bias"] if "logits" in self.taps else None)
         self._stem_in_parts = False
         self.eval()
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, 3, 299, 299) -> (N, D) float32
-        start = STEM_LAYERS if self._stem_in_parts and len(x) else 0
-        if start:
-            x = torch.cat([self.layers[:start](part) for part in x.split(STEM_IMAGES)])  # (N, 64, 73, 73)
-        return self.layers[start:](x).mean(dim=(2, 3), dtype=torch.float32)
+    def forward(self, x: Tensor) -> Tensor:  # (N, 3, 299, 299) -> (N, D) float32, the taps in their order
+        done = STEM_LAYERS if self._stem_in_parts and len(x) else 0
+        if done:
+            x = torch.cat([self.layers[:done](part) for part in x.split(STEM_IMAGES)])  # (N, 64, 73, 73)
+        found = {}
+        for depth in sorted({TAPS[tap][0] for tap in self.taps}):
+            x, done = self.layers[done:depth](x), depth
+            for tap in self.taps:
+                if TAPS[tap][0] == depth:
+                    found[tap] = self._tap(x, tap)
+        return torch.cat([found[tap] for tap in self.taps], dim=1) if len(found) > 1 else found[self.taps[0]]
+
+    def _tap(self, x: Tensor, tap: str) -> Tensor:  # (N, C, H, W) -> (N, D) float32, or float64 of a float64 network
+        real = torch.promote_types(x.dtype, torch.float32)
+        if tap == "spatial":
+            return x[:, :7].permute(0, 2, 3, 1).flatten(1).to(real)
+        features = x.mean(dim=(2, 3), dtype=real)
+        if not tap.startswith("logits"):
+            return features
+        bias = self.class_bias.to(real) if tap == "logits" else None
+        return functional.linear(features, self.class_weight.to(real), bias)
 
     def prepare(self, chunk_size: int, *, onednn: bool = True) -> list[str]:
         """Lay the weights out for the fastest CPU kernels here, for chunks of this size; returns their names."""

@@ -28,7 +28,11 @@ from fidfast.duplicates import (
     report_duplicates,
 )
 from fidfast.error_bars import GROUPS
-from fidfast.evaluate import (
+from fidfast.features import resolve_extractor
+from fidfast.precision import undisturbed
+from fidfast.preprocessing import get_preset
+from fidfast.result import FidfastWarning, FIDResult
+from fidfast.sides import (
     check_choice,
     empty_statistics,
     is_statistics,
@@ -37,11 +41,7 @@ from fidfast.evaluate import (
     open_side,
     read_side,
 )
-from fidfast.features import resolve_extractor
-from fidfast.precision import undisturbed
-from fidfast.preprocessing import get_preset
-from fidfast.result import FidfastWarning, FIDResult
-from fidfast.statistics import check_comparable
+from fidfast.statistics import FeatureStatistics, check_comparable
 
 _POLICIES = ("error", "warn", "ignore")
 # Metrics with equal options share one network.
@@ -97,15 +97,11 @@ class FID:
         allow_pickle: bool = False,
     ) -> None:
         check_choice("duplicates", duplicates, _POLICIES)
-        self.preset, self.duplicates, self.timeout, self.all_ranks = (
-            get_preset(preset).name,
-            duplicates,
-            timeout,
-            all_ranks,
-        )
+        self.preset, self.duplicates = get_preset(preset).name, duplicates
+        self.timeout, self.all_ranks = timeout, all_ranks
         self.process_group, self.error_bars = process_group, error_bars
         self.value_range, self.quantize, self.num_workers = value_range, quantize, num_workers
-        self._own = feature_extractor
+        self._own, self._reference = feature_extractor, reference
         self._options: dict[str, Any] = {
             "preset": self.preset,
             "feature_dim": feature_dim,
@@ -115,7 +111,6 @@ class FID:
             "weights": weights,
         }
         self._extractor: Extractor | None = None
-        self._reference = reference
         self._real: Side | None = None
         own_network = feature_extractor is not None
         if is_statistics(reference):
@@ -133,7 +128,7 @@ class FID:
         group = "all" if process_group is None else repr(dist.get_process_group_ranks(process_group))
         self._name = f"fid/{_made[group]}"
         _made[group] += 1
-        self._evaluation = 0
+        self._evaluation = self._computed = 0  # the same on all ranks, which load_state_dict, on some, must not change
         self._accumulator: Accumulator
         self._seconds: dict[str, float]
         self._begin()
@@ -254,6 +249,11 @@ class FID:
                 notes=notes,
             )
 
+    @property
+    def reference(self) -> FeatureStatistics:
+        """The statistics of the real side, once they were read (``prepare``)."""
+        return self._side_of_reference().statistics
+
     def reset(self) -> None:
         """Begin another evaluation; the reference and the network stay."""
         self._ranks().withdraw(f"{self._name}/{self._evaluation}/first")
@@ -285,7 +285,7 @@ class FID:
             )
         loaded = Accumulator(groups=self._accumulator.groups, shift=self._accumulator.shift)
         loaded.load_state_dict(state["accumulator"], None if self._extractor is None else self._extractor.device)
-        self.reset()
+        self._begin()
         self._accumulator = loaded
         self._seconds.update(state["seconds"])
 
@@ -310,7 +310,7 @@ class FID:
         self._seconds = dict.fromkeys(("setup", "preprocess", "network", "statistics"), 0.0)
         self._first, self._told = FirstImages(), False
         self._own_first: tuple[np.ndarray, np.ndarray | None] | None = None
-        self._computed = self._looked_at = 0
+        self._looked_at = 0
 
     def _settings(self) -> dict[str, Any]:
         named = ("preset", "feature_dim", "precision") if self._own is None else ()

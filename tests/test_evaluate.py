@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import fidfast
-from fidfast.evaluate import FidfastWarning
+from fidfast import FidfastWarning
 
 
 def make_images(count: int, seed: int = 0, size: int = 40) -> np.ndarray:

@@ -30,7 +30,9 @@ def state() -> dict[str, Tensor]:
 def _random_weights(state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """Random weights in the place of the real ones, which a test marked `weights` asks for by their path."""
     found = features.open_weights
-    monkeypatch.setattr(features, "open_weights", lambda path: found(path) if path else (Path("random"), state))
+    monkeypatch.setattr(
+        features, "open_weights", lambda path, **kw: found(path, **kw) if path else (Path("random"), state)
+    )
 
 
 def images(count: int, height: int = 20, width: int = 30) -> list[Tensor]:

@@ -10,8 +10,8 @@ from tolerances import TOLERANCES
 from torch import Tensor
 from torch.nn import functional
 
-from fidfast import _cpu, ops, weights
-from fidfast.inception import FEATURE_DIMS, Convolution, Inception, fold_batch_norm
+from fidfast import _cpu, ops, torchscript, weights
+from fidfast.inception import FEATURE_DIMS, TAPS, Convolution, Inception, fold_batch_norm
 
 LEVELS = [level for level in ("avx2", "avx512") if _cpu.winograd_scheme(3, 3, level)]
 
@@ -80,6 +80,8 @@ def random_state() -> dict[str, Tensor]:
         state[f"{name}.bn.bias"] = torch.randn(outputs, generator=generator) * 0.1
         state[f"{name}.bn.running_mean"] = torch.randn(outputs, generator=generator) * 0.1
         state[f"{name}.bn.running_var"] = torch.rand(outputs, generator=generator) + 0.5
+    state["fc.weight"] = torch.randn(1008, 2048, generator=generator) / 2048**0.5
+    state["fc.bias"] = torch.randn(1008, generator=generator)
     return state
 
 
@@ -144,19 +146,26 @@ class Twin:
         one = self.conv(x, f"{b}.branch1x1")
         return torch.cat([one, three_wide, three_tall, double_wide, double_tall, pool], 1)
 
-    def __call__(self, x: Tensor) -> dict[int, Tensor]:
+    def __call__(self, x: Tensor) -> dict[str, Tensor]:
         first, x = self.stem(x.double())
-        taps = {64: first, 192: x}
+        taps = {"64": first, "192": x}
         for name in ("5b", "5c", "5d"):
             x = self.block_a(x, f"Mixed_{name}")
         x = self.block_b(x, "Mixed_6a")
         for name in ("6b", "6c", "6d", "6e"):
+            if name == "6d":
+                spatial = self.conv(x, "Mixed_6d.branch1x1")
             x = self.block_c(x, f"Mixed_{name}")
-        taps[768] = x
+        taps["768"] = x
         x = self.block_d(x, "Mixed_7a")
         x = self.block_e(x, "Mixed_7b", self.mean_pool(x))
-        taps[2048] = self.block_e(x, "Mixed_7c", functional.max_pool2d(x, 3, 1, 1))
-        return {dim: y.mean((2, 3)) for dim, y in taps.items()}
+        taps["2048"] = self.block_e(x, "Mixed_7c", functional.max_pool2d(x, 3, 1, 1))
+        found = {name: y.mean((2, 3)) for name, y in taps.items()}
+        pixels = [spatial[:, :7, y, x] for y in range(17) for x in range(17)]
+        found["spatial"] = torch.cat(pixels, 1)
+        found["logits_unbiased"] = found["2048"] @ self.state["fc.weight"].T
+        found["logits"] = found["logits_unbiased"] + self.state["fc.bias"]
+        return found
 
 
 def close(actual: Tensor, expected: Tensor, row: str) -> None:
@@ -177,12 +186,12 @@ def x() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def expected(state: dict[str, Tensor], x: Tensor) -> dict[int, Tensor]:
+def expected(state: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
     return Twin(state)(x)
 
 
 def test_the_table_of_this_test_is_complete(state: dict[str, Tensor]) -> None:
-    assert {name.removesuffix(".conv.weight") for name in state if ".conv." in name} == set(weights.CONVOLUTIONS)
+    assert {name.removesuffix(".conv.weight") for name in state if ".conv." in name} == set(torchscript.CONVOLUTIONS)
 
 
 def test_folding_is_exact_to_float32(state: dict[str, Tensor]) -> None:
@@ -200,7 +209,7 @@ def test_folding_is_exact_to_float32(state: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("feature_dim", FEATURE_DIMS)
 @pytest.mark.parametrize("kernels", ["conv2d", "prepared"])
 def test_network_equals_its_twin(
-    feature_dim: int, kernels: str, state: dict[str, Tensor], x: Tensor, expected: dict[int, Tensor]
+    feature_dim: int, kernels: str, state: dict[str, Tensor], x: Tensor, expected: dict[str, Tensor]
 ) -> None:
     network = Inception(state, feature_dim)
     with torch.no_grad():
@@ -209,7 +218,30 @@ def test_network_equals_its_twin(
     assert features.dtype == torch.float32
     assert features.shape == (1, feature_dim)
     assert bool(names) == (kernels == "prepared" and torch.backends.mkldnn.is_available())
-    close(features, expected[feature_dim], "network/twin")
+    close(features, expected[str(feature_dim)], "network/twin")
+
+
+@pytest.mark.parametrize("kernels", ["conv2d", "prepared"])
+def test_taps_of_one_run_equal_their_twins(
+    kernels: str, state: dict[str, Tensor], x: Tensor, expected: dict[str, Tensor]
+) -> None:
+    network = Inception(state, taps=[*reversed(TAPS)])
+    with torch.no_grad():
+        if kernels == "prepared":
+            network.prepare(1)
+        together = network(x)
+    assert together.dtype == torch.float32
+    parts = together.split([TAPS[name][1] for name in reversed(TAPS)], dim=1)
+    for name, part in zip(reversed(TAPS), parts, strict=True):
+        close(part, expected[name], "network/twin")
+
+
+def test_a_tap_alone_is_the_tap_among_others(state: dict[str, Tensor], x: Tensor) -> None:
+    with torch.no_grad():
+        for name in ("64", "spatial"):
+            alone = Inception(state, taps=[name])(x)
+            both = Inception(state, taps=["768", name])(x)
+            assert torch.equal(alone, both[:, 768:])
 
 
 def test_only_the_layers_that_are_needed(state: dict[str, Tensor]) -> None:
@@ -217,17 +249,21 @@ def test_only_the_layers_that_are_needed(state: dict[str, Tensor]) -> None:
     assert sizes == sorted(set(sizes))
     with pytest.raises(ValueError, match=r"feature_dim: expected one of \(64, 192, 768, 2048\), got 100"):
         Inception(state, 100)
+    assert len(Inception(state, taps=["spatial"]).layers) < len(Inception(state, 768).layers)
+    for taps in ((), ("63",), ("64", "64"), "64"):
+        with pytest.raises(ValueError, match="taps: expected different ones of 64, 192, spatial"):
+            Inception(state, taps=taps)
 
 
 def test_without_the_private_ops_conv2d_runs(
-    state: dict[str, Tensor], x: Tensor, expected: dict[int, Tensor], monkeypatch: pytest.MonkeyPatch
+    state: dict[str, Tensor], x: Tensor, expected: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fidfast.inception._has_onednn_pointwise", lambda: False)
     monkeypatch.setattr("fidfast.ops.winograd_weight", lambda _: None)
     network = Inception(state, 192)
     with torch.no_grad():
         assert network.prepare(1) == []
-        close(network(x), expected[192], "network/twin")
+        close(network(x), expected["192"], "network/twin")
 
 
 def test_each_kernel_is_really_used(state: dict[str, Tensor]) -> None:

@@ -211,6 +211,20 @@ def folders(me: Rank) -> None:
         "compute_statistics",
         lambda: [*(made := fidfast.compute_statistics(images, **options)).mu.tolist(), made.num_samples],
     )
+    for name, arguments in MEASURES.items():
+        me.run(name, lambda arguments=arguments: measures(real, images, **arguments, **options))
+
+
+def measures(real: torch.Tensor, images: torch.Tensor, *, few: bool = False, **options: Any) -> dict[str, Any]:
+    found = fidfast.evaluate(real[:3] if few else real, images[:3] if few else images, **options).to_dict()
+    return {name: found[name] for name in (*options["metrics"], "num_real", "num_generated", "notes") if name != "fid"}
+
+
+MEASURES: dict[str, dict[str, Any]] = {
+    "kid and prdc": {"metrics": ["fid", "kid", "prdc"], "kid_subsets": 7, "kid_subset_size": 30},
+    "kid and prdc of a sample": {"metrics": ["kid", "prdc"], "max_features": 40, "kid_subsets": 3},
+    "kid with an empty rank": {"metrics": ["kid"], "few": True},
+}
 
 
 def deaths(me: Rank) -> None:
@@ -434,3 +448,12 @@ def test_a_process_alone_is_a_group_of_one():
     ranks.publish("k", b"1")
     assert ranks.published("k", 0) is None
     assert math.isfinite(ranks.timeout)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_other_measures_on_all_ranks_are_those_of_one_process(found, name):
+    real, images = make_images(61, 1), make_images(90, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = measures(real, images, **MEASURES[name], feature_extractor=moments, progress=False)
+    assert equal_on(found, name) == expected

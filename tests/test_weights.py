@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fidfast import weights
+from fidfast import torchscript, weights
 from fidfast.weights import WeightsError, find_weights, install_weights, load_weights
 
 
@@ -31,7 +31,7 @@ def state() -> dict[str, torch.Tensor]:
     """A complete state dict of tiny tensors, with the extras that pytorch-fid's file has."""
     generator = torch.Generator().manual_seed(1)
     tensors = {}
-    for name in weights.CONVOLUTIONS:
+    for name in torchscript.CONVOLUTIONS:
         tensors[f"{name}.conv.weight"] = torch.randn(2, 3, 1, 1, generator=generator)
         for part in ("weight", "bias", "running_mean", "running_var"):
             filled = torch.ones(2) if part == "weight" else torch.rand(2, generator=generator)
@@ -61,14 +61,14 @@ class Scripted(torch.nn.Module):
     def __init__(self, state: dict[str, torch.Tensor]) -> None:
         super().__init__()
         self.layers = torch.nn.Module()
-        for theirs, ours in weights._TORCHSCRIPT_NAMES.items():
+        for theirs, ours in torchscript.NAMES.items():
             module = self.layers
             for part in theirs.split("."):
                 if not hasattr(module, part):
                     module.add_module(part, torch.nn.Module())
                 module = getattr(module, part)
             module.register_buffer("weight", state[f"{ours}.conv.weight"])
-            for leaf, part in weights._BATCH_NORM.items():
+            for leaf, part in torchscript.BATCH_NORM.items():
                 module.register_buffer(leaf, state[f"{ours}.bn.{part}"])
         self.sizes = torch.jit.Attribute([299, 299], list[int])
 
@@ -77,7 +77,7 @@ class Scripted(torch.nn.Module):
 
 
 def test_there_are_94_convolutions() -> None:
-    assert len(set(weights.CONVOLUTIONS)) == 94
+    assert len(set(torchscript.CONVOLUTIONS)) == 94
 
 
 def test_identity_ignores_fc_and_order_but_no_bit(state: dict[str, torch.Tensor]) -> None:
@@ -306,3 +306,16 @@ def test_real_weights_are_the_real_ones(weights_path: Path) -> None:
     assert weights.weights_identity(state) == weights.FID_WEIGHTS_SHA256
     assert sum(name.endswith("conv.weight") for name in state) == 94
     assert sum(tensor.numel() for name, tensor in state.items() if not name.startswith("fc.")) == 21_820_000
+
+
+def test_the_first_file_with_a_final_layer_is_found(tiny: Path, state: dict[str, torch.Tensor], places: Path) -> None:
+    install_weights(tiny)
+    with pytest.raises(weights.FinalLayerError, match=rf"{weights.CACHE_FILE} has no final layer"):
+        weights.open_weights(final_layer=True)
+    with pytest.raises(weights.FinalLayerError, match=r"tiny\.pth has no final layer.*weights=FILE"):
+        weights.open_weights(tiny, final_layer=True)
+    torch.save(state | {"fc.weight": torch.ones(1008, 2), "fc.bias": torch.ones(1008)}, hub_file(places))
+    path, found = weights.open_weights(final_layer=True)
+    assert path == hub_file(places)
+    assert found["fc.bias"].shape == (1008,)
+    assert weights.open_weights()[0] == weights.cache_dir() / weights.CACHE_FILE

@@ -13,6 +13,7 @@ class Tolerance(NamedTuple):
 
 TOLERANCES: dict[str, Tolerance] = {
     "fid/peer": Tolerance(1e-4, 1e-4, "another tool, same images and weights: float32 convolutions in another order"),
+    "compat/float32": Tolerance(0, 1e-5, "a tool's float32 kernel sums and softmaxes against ours in float64, below 2"),
     "resize/original": Tolerance(0, 5e-6, "float32 sums in another order, on [-1, 1]; up to 4096 pixels wide"),
     "resize/pillow": Tolerance(0, 3e-7, "the two passes in the other order: a float32 rounding of 255, on [-1, 1]"),
     "resize/twin": Tolerance(0, 1e-6, "float32 sums of up to 30 taps against float64, on [-1, 1]"),
@@ -43,4 +44,9 @@ TOLERANCES: dict[str, Tolerance] = {
     "network/winograd": Tolerance(0, 1e-5, "F(4x4, 3x3) rounds 5 times as much as the direct sum, F(4, 7) 16 times"),
     "network/known-fid": Tolerance(0, 2e-5, "float32 features, the value is known to five decimals"),
     "network/bf16": Tolerance(0, 3e-2, "8 bits of mantissa through the layers, of the largest feature"),
+    "kid/twin": Tolerance(1e-12, 1e-13, "float64 kernel values of about 1 in another order; their means cancel"),
+    "is/twin": Tolerance(1e-12, 0, "float64 sums of p log p in another order"),
+    "cosine/twin": Tolerance(0, 1e-14, "1 minus a float64 product of unit rows"),
+    "measures/peer": Tolerance(1e-5, 1e-6, "the tool's float32 kernel or softmax against float64 on the same features"),
+    "taps/peer": Tolerance(0, 2e-5, "94 float32 layers in another order of sums, of the largest of a tap"),
 }

@@ -1,0 +1,122 @@
+"""``FrechetInceptionDistance`` of torchmetrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fidfast.compat.torchmetrics.image.network import NoTrainInceptionV3, check_bool, extract, make_network
+from fidfast.compat.torchmetrics.metric import Metric
+from fidfast.frechet import frechet_distance
+
+__all__ = ["FrechetInceptionDistance", "NoTrainInceptionV3"]
+
+
+class FrechetInceptionDistance(Metric):
+    """The FID of images that come in batches, as a metric of torchmetrics: its arguments, methods and states.
+
+    Args:
+        feature: 64, 192, 768 or 2048 of the FID Inception, or a module: images → (N, D).
+        reset_real_features: whether ``reset`` also forgets the real images.
+        normalize: images are float in [0, 1], which become uint8 by truncation; else they are uint8.
+        input_img_size: (C, H, W) of the image with which a module without ``num_features`` is tried.
+        feature_extractor_weights_path: weight file; default: see :func:`fidfast.weights.find_weights`.
+        antialias: resize as torchmetrics from 1.8 on; False: as before, and as TensorFlow.
+        kwargs: of ``torchmetrics.Metric``.
+
+    Raises:
+        ValueError, TypeError: an argument; images of another type or range. RuntimeError: fewer than 2 on a side.
+    """
+
+    higher_is_better: bool = False
+    is_differentiable: bool = False
+    full_state_update: bool = False
+    plot_lower_bound: float = 0.0
+    feature_network: str = "inception"
+
+    real_features_sum: Tensor  # (D,) float64
+    real_features_cov_sum: Tensor  # (D, D) float64: Σ x xᵀ
+    real_features_num_samples: Tensor  # () int64
+    fake_features_sum: Tensor
+    fake_features_cov_sum: Tensor
+    fake_features_num_samples: Tensor
+    inception: nn.Module
+
+    def __init__(
+        self,
+        feature: int | nn.Module = 2048,
+        reset_real_features: bool = True,
+        normalize: bool = False,
+        input_img_size: tuple[int, int, int] = (3, 299, 299),
+        feature_extractor_weights_path: str | None = None,
+        antialias: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.normalize = check_bool("normalize", normalize)
+        self.reset_real_features = check_bool("reset_real_features", reset_real_features)
+        self.inception, self.used_custom_model = make_network(
+            feature, (64, 192, 768, 2048), weights=feature_extractor_weights_path, antialias=antialias
+        )
+        self.orig_dtype = torch.get_default_dtype()
+        size = feature if isinstance(feature, int) else self._custom_size(input_img_size)
+        for side in ("real", "fake"):
+            self.add_state(f"{side}_features_sum", torch.zeros(size).double(), dist_reduce_fx="sum")
+            self.add_state(f"{side}_features_cov_sum", torch.zeros(size, size).double(), dist_reduce_fx="sum")
+            self.add_state(f"{side}_features_num_samples", torch.tensor(0).long(), dist_reduce_fx="sum")
+
+    def update(self, imgs: Tensor, real: bool) -> None:
+        """Add images (N, 3, H, W) to the real or the generated side. ValueError: nothing is added."""
+        rows = extract(self, imgs)  # (N, D)
+        side, total = ("real" if real else "fake"), self.real_features_sum
+        if rows.shape[1] != len(total):
+            raise ValueError(f"feature: expected {len(total)} features of an image as before, got {rows.shape[1]}")
+        self.orig_dtype = rows.dtype
+        rows = rows.detach().to(total.device, torch.float64)
+        for state, change in (
+            ("sum", rows.sum(dim=0)),
+            ("cov_sum", rows.T @ rows),
+            ("num_samples", len(rows)),
+        ):
+            setattr(self, f"{side}_features_{state}", getattr(self, f"{side}_features_{state}").add_(change))
+
+    def compute(self) -> Tensor:
+        """() the FID of all images so far, of all ranks, in the features' float type."""
+        counts = {side: int(getattr(self, f"{side}_features_num_samples")) for side in ("real", "fake")}
+        if min(counts.values()) < 2:
+            raise RuntimeError(
+                "More than one sample is required for both the real and fake distributed to compute FID, got "
+                f"{counts['real']} real and {counts['fake']} fake"
+            )
+        moments: list[Tensor] = []
+        for side, count in counts.items():
+            mean = getattr(self, f"{side}_features_sum").double() / count
+            products = getattr(self, f"{side}_features_cov_sum").double()
+            moments += [mean, (products - count * torch.outer(mean, mean)) / (count - 1)]
+        return frechet_distance(*moments).to(self.orig_dtype)
+
+    def reset(self) -> None:
+        """Begin again; the real side stays if ``reset_real_features`` is False."""
+        names = [] if self.reset_real_features else [name for name in self._defaults if name.startswith("real")]
+        kept = {name: getattr(self, name) for name in names}
+        super().reset()
+        for name, state in kept.items():
+            setattr(self, name, state)
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """One or several values as torchmetrics plots them."""
+        return self._plot(val, ax)
+
+    def _custom_size(self, input_img_size: tuple[int, int, int]) -> int:
+        size = getattr(self.inception, "num_features", None)
+        if size is None:
+            image = torch.zeros(1, *input_img_size, dtype=torch.float32 if self.normalize else torch.uint8)
+            with torch.no_grad():
+                return self.inception(image).shape[-1]
+        if isinstance(size, Tensor) and size.numel() == 1:
+            return int(size)
+        if not isinstance(size, int):
+            raise TypeError("Expected `self.inception.num_features` to be of type int or Tensor.")
+        return size

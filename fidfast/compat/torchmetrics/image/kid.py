@@ -1,0 +1,95 @@
+"""``KernelInceptionDistance`` of torchmetrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fidfast.compat.torchmetrics.image.lists import FeatureLists
+from fidfast.compat.torchmetrics.image.network import LAYERS, check_bool, check_positive, make_network
+from fidfast.metrics.kid import kernel_distance
+
+__all__ = ["KernelInceptionDistance"]
+
+
+class KernelInceptionDistance(FeatureLists):
+    """The KID of images that come in batches, as a metric of torchmetrics: its arguments, methods and states.
+
+    The subsets are those that torchmetrics draws from torch's random state (``torch.manual_seed``). All features are
+    kept: 8 kB an image.
+
+    Args:
+        feature: 64, 192, 768, 2048 or "logits_unbiased" of the FID Inception, or a module: images → (N, D).
+        subsets, subset_size: how many are drawn, of how many images each.
+        degree, gamma, coef: of the kernel (gamma x·y + coef)^degree; gamma None is 1/D.
+        reset_real_features: whether ``reset`` also forgets the real images.
+        normalize: images are float in [0, 1], which become uint8 by truncation; else they are uint8.
+        kwargs: of ``torchmetrics.Metric``.
+    """
+
+    higher_is_better: bool = False
+    is_differentiable: bool = False
+    full_state_update: bool = False
+    plot_lower_bound: float = 0.0
+    plot_upper_bound: float = 1.0
+    feature_network: str = "inception"
+
+    real_features: list[Tensor]
+    fake_features: list[Tensor]
+
+    def __init__(
+        self,
+        feature: str | int | nn.Module = 2048,
+        subsets: int = 100,
+        subset_size: int = 1000,
+        degree: int = 3,
+        gamma: float | None = None,
+        coef: float = 1.0,
+        reset_real_features: bool = True,
+        normalize: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.inception, self.used_custom_model = make_network(feature, LAYERS)
+        self.subsets, self.subset_size = check_positive("subsets", subsets), check_positive("subset_size", subset_size)
+        self.degree = check_positive("degree", degree)
+        if gamma is not None and not (isinstance(gamma, float) and gamma > 0):
+            raise ValueError("Argument `gamma` expected to be `None` or float larger than 0")
+        if not (isinstance(coef, float) and coef > 0):
+            raise ValueError("Argument `coef` expected to be float larger than 0")
+        self.gamma, self.coef = gamma, coef
+        self.reset_real_features = check_bool("reset_real_features", reset_real_features)
+        self.normalize = check_bool("normalize", normalize)
+        self._add_lists(("real_features", "fake_features"), feature)
+
+    def update(self, imgs: Tensor, real: bool) -> None:
+        """Add images (N, 3, H, W) to the real or the generated side."""
+        self._append("real_features" if real else "fake_features", imgs)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (ddof 0) over the subsets. ValueError: fewer images than ``subset_size``."""
+        sides = {"real": self._rows("real_features"), "fake": self._rows("fake_features")}
+        for name, rows in sides.items():
+            if len(rows) < self.subset_size:
+                raise ValueError(
+                    "Argument `subset_size` should be smaller than the number of samples, got "
+                    f"{self.subset_size} for {len(rows)} {name} ones"
+                )
+        drawn: list[list[Tensor]] = [[], []]
+        for _ in range(self.subsets):  # in torchmetrics' order
+            for indices, rows in zip(drawn, sides.values(), strict=True):
+                indices.append(torch.randperm(len(rows), device="cpu")[: self.subset_size])
+        distance = kernel_distance(
+            *sides.values(),
+            degree=self.degree,
+            gamma=self.gamma,
+            coef0=self.coef,
+            indices=(torch.stack(drawn[0]).numpy(), torch.stack(drawn[1]).numpy()),
+        )
+        return tuple(sides["real"].new_tensor(value) for value in (distance.mean, distance.std))  # type: ignore[return-value]
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """One or several values as torchmetrics plots them; by default the mean."""
+        return self._plot(self.compute()[0] if val is None else val, ax)

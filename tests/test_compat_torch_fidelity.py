@@ -1,0 +1,489 @@
+"""fidfast.compat.torch_fidelity without the original: inputs, metrics, registries, cache, command, what is refused."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_inception import random_state
+from test_metric import make_images, moments
+from tolerances import TOLERANCES
+from torch import Tensor, nn
+
+import fidfast
+from fidfast.compat import torch_fidelity
+from fidfast.compat.torch_fidelity import feature_extractor_inceptionv3 as network
+from fidfast.compat.torch_fidelity import fidelity, registry
+from fidfast.compat.torch_fidelity.datasets import ImagesPathDataset, ResizeAndCrop
+from fidfast.compat.torch_fidelity.defaults import DEFAULTS
+from fidfast.compat.torch_fidelity.utils import glob_samples_paths, sample_random
+from fidfast.metrics.inception_score import inception_score
+from fidfast.metrics.kid import kernel_distance
+from fidfast.metrics.prdc import precision_recall
+from fidfast.weights import FinalLayerError, WeightsError
+
+A, B = make_images(60, 1), make_images(50, 2)
+
+
+class Moments(torch_fidelity.FeatureExtractorBase):
+    """Two layers of channel statistics; accepts what every extractor is given."""
+
+    runs = 0
+
+    def __init__(self, name: str, features_list: list[str], **kwargs: object) -> None:
+        super().__init__(name, features_list)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        assert x.dtype == torch.uint8 and not self.training
+        type(self).runs += len(x)
+        found = {"eight": moments(x), "three": moments(x)[:, :3].double()}
+        return tuple(found[name] for name in self.features_list)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return "eight", "three"
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "three" if metric == "kid" else "eight"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    registries = [value for name, value in vars(registry).items() if name.endswith("_REGISTRY")]
+    before = [dict(one) for one in registries]
+    torch_fidelity.register_feature_extractor("moments", Moments)
+    yield
+    for one, content in zip(registries, before, strict=True):
+        one.clear()
+        one.update(content)
+
+
+def calculate(**kwargs: object) -> dict[str, float]:
+    options = {"cuda": False, "verbose": False, "save_cpu_ram": True, "feature_extractor": "moments"}
+    options |= {"input1": Images(A), "input2": Images(B)}
+    return torch_fidelity.calculate_metrics(**{**options, **kwargs})
+
+
+class Images(torch.utils.data.Dataset):
+    def __init__(self, images: Tensor, labelled: bool = False) -> None:
+        self.images, self.labelled = images, labelled
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> object:
+        return (self.images[index], 7) if self.labelled else self.images[index]
+
+
+def fid_of(a: Tensor, b: Tensor) -> float:
+    sides = [fidfast.compute_statistics(x, feature_extractor=moments, progress=False) for x in (b, a)]
+    return float(fidfast.compute_fid(*sides, progress=False))
+
+
+def test_all_four_metrics_their_keys_and_order() -> None:
+    options = {"kid_subsets": 5, "kid_subset_size": 20, "isc_splits": 3, "rng_seed": 4, "prc_neighborhood": 2}
+    found = calculate(isc=True, fid=True, kid=True, prc=True, **options)
+    score = inception_score(moments(A), splits=3, seed=4)
+    distance = kernel_distance(moments(A)[:, :3], moments(B)[:, :3], subsets=5, subset_size=20, seed=4)
+    found_prc = precision_recall(moments(B), moments(A), neighbours=2)
+    assert list(found) == [
+        "inception_score_mean",
+        "inception_score_std",
+        "frechet_inception_distance",
+        "kernel_inception_distance_mean",
+        "kernel_inception_distance_std",
+        "precision",
+        "recall",
+        "f_score",
+    ]
+    f_score = 2 * found_prc.precision * found_prc.recall / (found_prc.precision + found_prc.recall)
+    expected = [score.mean, score.std, fid_of(A, B), distance.mean, distance.std, *found_prc[:2], f_score]
+    assert list(found.values()) == pytest.approx(expected, rel=TOLERANCES["ranks/fid"].rtol)
+    assert all(type(value) is float for value in found.values())
+    plain = calculate(isc=True, samples_shuffle=False, isc_splits=3)
+    assert plain["inception_score_mean"] == inception_score(moments(A), splits=3, shuffle=False).mean
+    rbf = calculate(kid=True, kid_subsets=5, kid_subset_size=20, kid_kernel="rbf", kid_kernel_rbf_sigma=2.0)
+    assert rbf["kernel_inception_distance_mean"] == pytest.approx(
+        kernel_distance(moments(A)[:, :3], moments(B)[:, :3], subsets=5, subset_size=20, kernel="rbf", sigma=2.0).mean
+    )
+
+
+def test_every_kind_of_input_gives_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    (folder / "below").mkdir(parents=True)
+    for index, image in enumerate(A):
+        name = f"{index:03}.PNG" if index < 50 else f"below/{index:03}.png"
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name, format="PNG")
+    (folder / "notes.txt").write_text("no image")
+    torch_fidelity.register_dataset("mine", lambda root, download: Images(A))
+    expected = fid_of(A, B)
+    for first in (Images(A), Images(A, labelled=True), "mine"):
+        found = calculate(input1=first, fid=True, datasets_root=str(tmp_path), cache=False)
+        assert found == {"frechet_inception_distance": pytest.approx(expected, rel=1e-9)}
+    deep = calculate(input1=str(folder), fid=True, samples_find_deep=True)
+    assert deep["frechet_inception_distance"] == pytest.approx(expected, rel=1e-9)
+    flat = calculate(input1=str(folder), fid=True)
+    assert flat["frechet_inception_distance"] == pytest.approx(fid_of(A[:50], B), rel=1e-9)
+    names = [Path(path).name for path in glob_samples_paths(str(folder), True, "png, jpg", verbose=False)]
+    assert names == sorted(names) and len(names) == 60
+
+
+def test_resize_and_crop(tmp_path: Path) -> None:
+    image = Image.fromarray(make_images(1, 3, 40)[0, :, :, :25].permute(1, 2, 0).numpy())  # 25 wide, 40 high
+    image.save(tmp_path / "one.png")
+    made = ImagesPathDataset([str(tmp_path / "one.png")], ResizeAndCrop(10))[0]
+    small = image.resize((10, 16), Image.Resampling.BILINEAR).crop((0, 3, 10, 13))
+    assert made.shape == (3, 10, 10) and np.array_equal(made.permute(1, 2, 0).numpy(), np.array(small))
+    image.resize((11, 30)).save(tmp_path / "two.png")
+    found = calculate(input1=str(tmp_path), isc=True, isc_splits=1, samples_resize_and_crop=10)
+    assert found["inception_score_mean"] >= 1
+
+
+class Generator(nn.Module):
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:  # (N, 4), (N,) → (N, 3, 6, 6) uint8
+        images = (z[:, :3, None, None].expand(-1, -1, 6, 6) * 40 + 128).clamp(0, 255)
+        if labels is not None:
+            assert labels.dtype == torch.int64
+            images = images + labels[:, None, None, None]
+        return images.to(torch.uint8)
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+def test_a_generator_draws_the_originals_noise(classes: int) -> None:
+    model = torch_fidelity.GenerativeModelModuleWrapper(Generator(), 4, "normal", classes)
+    options = {"input1_model_num_samples": 23, "batch_size": 10, "rng_seed": 9}
+    found = calculate(input1=model, fid=True, **options)
+    rng, parts = np.random.RandomState(9), []
+    for size in (10, 10, 3):
+        z = torch.from_numpy(rng.randn(size, 4)).float()
+        labels = [torch.from_numpy(rng.randint(low=0, high=classes, size=(size,), dtype=np.int64))] if classes else []
+        parts.append(Generator()(z, *labels))
+    assert found["frechet_inception_distance"] == pytest.approx(fid_of(torch.cat(parts), B), rel=1e-9)
+    with pytest.raises(ValueError, match="input1_model_num_samples: expected a positive whole number.*got None"):
+        calculate(input1=model, fid=True)
+
+
+def test_a_generator_that_makes_something_else() -> None:
+    class Floats(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return z[:, :3, None, None]
+
+    wrapped = torch_fidelity.GenerativeModelModuleWrapper(Floats(), 4, "unit", 0)
+    with pytest.raises(
+        ValueError, match=r"input2: expected the generator to make torch.uint8 \(5, 3, H, W\), got torch.fl"
+    ):
+        calculate(input2=wrapped, fid=True, input2_model_num_samples=5)
+    for bad, message in (
+        ({"z_size": 0}, "z_size: expected a positive whole number, got 0"),
+        ({"z_type": "pink"}, "z_type: expected one of normal, unit, uniform_0_1, got 'pink'"),
+        ({"num_classes": -1}, "num_classes: expected a whole number of at least 0, got -1"),
+        ({"module": 3}, "module: expected a torch.nn.Module, got int"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            torch_fidelity.GenerativeModelModuleWrapper(
+                **{"module": Floats(), "z_size": 4, "z_type": "normal", "num_classes": 0, **bad}
+            )
+
+
+def test_a_torchscript_generator(tmp_path: Path) -> None:
+    class Plain(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return (z[:, :3, None, None].expand(-1, -1, 6, 6) * 40 + 128).clamp(0, 255).to(torch.uint8)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript
+        torch.jit.script(Plain()).save(str(tmp_path / "generator.pth"))
+        options = {"input1_model_z_size": 4, "input1_model_num_samples": 20}
+        found = calculate(input1=str(tmp_path / "generator.pth"), fid=True, **options)
+    images = Generator()(torch.from_numpy(np.random.RandomState(2020).randn(20, 4)).float())
+    assert found["frechet_inception_distance"] == pytest.approx(fid_of(images, B), rel=1e-9)
+
+
+def test_noise_and_interpolation() -> None:
+    rng = np.random.RandomState(1)
+    assert torch.equal(
+        sample_random(rng, (2, 3), "normal"), torch.from_numpy(np.random.RandomState(1).randn(2, 3)).float()
+    )
+    assert torch.allclose(sample_random(rng, (4, 3), "unit").norm(dim=1), torch.ones(4))
+    a, b = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[0.0, 1.0], [0.0, 4.0]])
+    half = registry.INTERPOLATION_REGISTRY["slerp_any"](a, b, 0.5)
+    assert torch.allclose(half, torch.tensor([[0.5**0.5, 0.5**0.5], [0.0, 3.0]]))  # a quarter circle; one direction
+    assert torch.equal(registry.INTERPOLATION_REGISTRY["lerp"](a, b, 0.25), a + (b - a) / 4)
+    assert torch.allclose(registry.INTERPOLATION_REGISTRY["slerp_unit"](a, b, 0.5).norm(dim=1), torch.ones(2))
+    torch_fidelity.register_noise_source("zeros", lambda rng, shape: torch.zeros(shape))
+    assert not sample_random(rng, (2, 2), "zeros").any()
+
+
+def test_a_statistics_file_in_the_place_of_input2(tmp_path: Path) -> None:
+    features = moments(B).double().numpy()
+    np.savez(tmp_path / "ref.npz", mu=features.mean(0), sigma=np.cov(features, rowvar=False))
+    for more in ({}, {"isc": True}):  # LTH14's fork forgets the file where only FID is asked for
+        found = calculate(input2=None, fid=True, fid_statistics_file=str(tmp_path / "ref.npz"), **more)
+        assert found["frechet_inception_distance"] == pytest.approx(fid_of(A, B), rel=1e-6)
+    with pytest.raises(ValueError, match="input2: expected images for fid, kid, got None"):
+        calculate(input2=None, fid=True, kid=True, fid_statistics_file=str(tmp_path / "ref.npz"))
+    with pytest.raises(fidfast.StatisticsError, match="expected a statistics file"):
+        calculate(input2=None, fid=True, fid_statistics_file=str(tmp_path / "nothing.npz"))
+
+
+def test_the_cache_depends_on_what_the_features_depend_on(tmp_path: Path) -> None:
+    options = {"cache_root": str(tmp_path), "input1_cache_name": "a", "isc": True, "isc_splits": 2, "input2": None}
+    first = calculate(**options)
+    Moments.runs = 0
+    assert calculate(**options) == first and Moments.runs == 0
+    files = [file.name for file in tmp_path.iterdir()]
+    assert len(files) == 1 and files[0].startswith("a-moments-features-eight-") and files[0].endswith(".npz")
+    calculate(**options, cache=False)
+    assert Moments.runs >= len(A)
+    Moments.runs = 0
+    calculate(**options, samples_resize_and_crop=5)
+    assert Moments.runs >= len(A) and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"ppl": True}, "ppl: fidfast does not compute Perceptual Path Length.*call torch_fidelity itself"),
+        ({"mind": True}, "mind: fidfast does not compute MIND"),
+        ({}, "expected at least one metric: isc, fid, kid, prc, got none"),
+        ({"fid": True, "input1": None}, "input1: expected images for every metric, got None"),
+        ({"fid": True, "prc": True, "input2": None}, "input2: expected images for fid, prc, got None"),
+        (
+            {"fid": True, "input1": "nowhere"},
+            "input1: expected a folder of images, one of the registered names cifar10",
+        ),
+        ({"fid": True, "input1": A}, "input1: expected a folder of images.*got Tensor"),
+        ({"fid": True, "input1": Images(A.float())}, "input1: expected a Dataset of uint8 images.*got torch.float32"),
+        ({"fid": True, "input1": "g.onnx"}, "input1: ONNX generators are not supported"),
+        ({"kid": True}, "kid_subset_size: expected at most 60, the number of samples in input1, got 1000"),
+        ({"kid": True, "kid_kernel": "flat"}, "kid_kernel: expected one of poly, rbf, got 'flat'"),
+        (
+            {"fid": True, "feature_extractor": "dinov2-vit-b-14"},
+            "feature_extractor: expected one of inception-v3-compat",
+        ),
+        ({"fid": True, "feature_layer_fid": "nine"}, r"features_list: moments provides eight, three, got \['nine'\]"),
+        ({"fid": True, "cuda": True}, "cuda: expected False, torch has no CUDA device here"),
+    ],
+)
+def test_what_is_refused(kwargs: dict[str, object], message: str) -> None:
+    if kwargs.get("cuda") and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(ValueError, match=message):
+        calculate(**kwargs)
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="input1: expected images in .* with an extension of png,jpg,jpeg, at its top"):
+        calculate(input1=str(tmp_path), fid=True)
+
+
+def test_names_of_before_and_unknown_names_warn() -> None:
+    with pytest.warns(FutureWarning, match="kid_degree is deprecated since 0.4.0, use kid_kernel_poly_degree"):
+        old = calculate(kid=True, kid_subsets=2, kid_subset_size=9, kid_degree=2)
+    assert old == calculate(kid=True, kid_subsets=2, kid_subset_size=9, kid_kernel_poly_degree=2)
+    with pytest.warns(fidfast.FidfastWarning, match="calculate_metrics takes no gpu, jsn: ignored"):
+        calculate(fid=True, gpu="0", jsn=True)
+
+
+@pytest.mark.parametrize(
+    ("register", "good"),
+    [
+        (torch_fidelity.register_dataset, lambda root, download: None),
+        (torch_fidelity.register_feature_extractor, Moments),
+        (torch_fidelity.register_sample_similarity, torch_fidelity.SampleSimilarityBase),
+        (torch_fidelity.register_noise_source, lambda rng, shape: None),
+        (torch_fidelity.register_interpolation, lambda a, b, t: None),
+    ],
+)
+def test_registries_refuse_what_does_not_fit(register, good) -> None:
+    register("fits", good)
+    for name, value, message in (
+        ("fits", good, "is already registered"),
+        (" blank", good, "without blanks around it"),
+        ("a/b", good, "without path delimiters"),
+        (3, good, "expected a string as its name, got int"),
+        ("other", 3, "expected a (callable|subclass)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            register(name, value)
+
+
+def test_torchvisions_datasets_say_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torchvision", None)
+    with pytest.raises(ModuleNotFoundError, match="registered input CIFAR10 is torchvision's, which is not installed"):
+        calculate(input2="cifar10-train", fid=True, datasets_root=str(tmp_path))
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    torch_fidelity.register_dataset("a", lambda root, download: Images(A))
+    torch_fidelity.register_dataset("b", lambda root, download: Images(B))
+    common = ["--input1", "a", "--input2", "b", "--cpu", "--silent", "--save-cpu-ram"]
+    common += ["--feature-extractor", "moments", "--datasets-root", str(tmp_path), "--no-cache"]
+    assert (
+        fidelity.main(
+            [*common, "--fid", "-k", "--kid-subsets", "3", "--kid-subset-size=7", "--kid-kernel-poly-gamma=.5"]
+        )
+        == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    expected = calculate(fid=True, kid=True, kid_subsets=3, kid_subset_size=7, kid_kernel_poly_gamma=0.5)
+    assert lines == [f"{name}: {value:.7g}" for name, value in expected.items()]
+    assert fidelity.main([*common, "-f", "--json", "--an-old-option", "3"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"frechet_inception_distance": pytest.approx(fid_of(A, B), rel=1e-9)}
+    assert "unknown options are ignored: --an-old-option 3" in captured.err
+    for arguments, message in (
+        ([*common], "error: expected a metric"),
+        ([*common, "--ppl"], "error: ppl: fidfast does not compute"),
+        (["--fid", "--cpu", "--silent"], "error: input1: expected images for every metric, got None"),
+    ):
+        assert fidelity.main(arguments) == 1
+        captured = capsys.readouterr()
+        assert message in captured.err and not captured.out
+
+
+def test_the_command_has_an_option_for_every_keyword() -> None:
+    given = vars(fidelity.make_parser().parse_args(["--cpu"]))
+    assert {name: given[name] for name in DEFAULTS if name != "cuda"} == {
+        name: value for name, value in DEFAULTS.items() if name != "cuda"
+    }
+    turned = fidelity.make_parser().parse_args(
+        ["--no-cache", "--silent", "--no-samples-shuffle", "--fid_statistics_file", "f"]
+    )
+    assert (turned.cache, turned.verbose, turned.samples_shuffle, turned.fid_statistics_file) == (
+        False,
+        False,
+        False,
+        "f",
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The networks
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def random_weights(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """Random weights in the place of the real ones, with a final layer."""
+    from fidfast import features
+
+    state = {**random_state(), "fc.weight": torch.randn(1008, 2048) / 50, "fc.bias": torch.randn(1008)}
+    for module in (network, features):
+        monkeypatch.setattr(module, "open_weights", lambda weights=None, **options: (Path("random"), state))
+    return state
+
+
+def test_float64_means_float64(random_weights: dict[str, Tensor]) -> None:
+    images = make_images(2, 5, 40)
+    taps = ["64", "192", "logits_unbiased"]
+    single = torch_fidelity.FeatureExtractorInceptionV3("inception-v3-compat", taps)
+    double = torch_fidelity.FeatureExtractorInceptionV3(
+        "inception-v3-compat", taps, feature_extractor_internal_dtype="float64"
+    )
+    exact = double.network()
+    assert all(buffer.dtype == torch.float64 for buffer in exact._inception.buffers())
+    moved = single.double()
+    assert moved.network() is exact  # shared
+    folded = exact._inception.layers[0].weight
+    assert not torch.equal(folded, folded.float().double())  # no float32 on the way
+    single = torch_fidelity.FeatureExtractorInceptionV3("inception-v3-compat", taps)
+    for tap, fast, slow in zip(taps, single(images), double(images), strict=True):
+        assert fast.dtype == slow.dtype == torch.float32 and not torch.equal(fast, slow), tap
+        assert (fast - slow).abs().max() <= 2 * TOLERANCES["network/twin"].atol * slow.abs().max()
+    with pytest.raises(ValueError, match="internal_dtype: expected float32 or float64, got 'float16'"):
+        torch_fidelity.FeatureExtractorInceptionV3("i", ["64"], feature_extractor_internal_dtype="float16")
+
+
+@pytest.mark.parametrize("size", [(20, 31), (299, 299), (400, 33)])
+def test_the_resize_in_float64(size: tuple[int, int]) -> None:
+    images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+    for preset in ("tensorflow", "torchmetrics"):
+        exact = (network.resize(images, preset) - 128) / 128
+        assert exact.dtype == torch.float64
+        fast = fidfast.preprocess(images, preset)
+        assert (exact - fast).abs().max() <= TOLERANCES["resize/original"].atol
+
+
+def test_the_network_moves_copies_and_ignores_checkpoints(random_weights: dict[str, Tensor]) -> None:
+    import copy
+    import pickle
+
+    images = make_images(3, 6, 20)
+    one = torch_fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["64"])
+    expected = one(images)[0]
+    for other in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+        assert other._network is None and torch.equal(other(images)[0], expected)
+        assert other.network() is one.network()
+    holder = nn.ModuleDict({"inception": one})
+    assert not holder.state_dict() and not list(holder.parameters())
+    holder.load_state_dict({"inception.Conv2d_1a_3x3.conv.weight": torch.zeros(3)})  # strict
+    assert not holder.train().inception.training
+    for bad in (images.float(), images[0], images.numpy()):
+        with pytest.raises(
+            ValueError, match=r"images: expected a torch.Tensor of dtype torch.uint8 and shape \(N, 3, H, W\)"
+        ):
+            one(bad)
+
+
+def test_logits_need_the_final_layer(weights_path: Path) -> None:
+    from fidfast.weights import load_weights
+
+    if "fc.weight" in load_weights(weights_path):
+        pytest.skip("these weights have the final layer")
+    with pytest.raises(FinalLayerError, match="final layer"):
+        calculate(isc=True, feature_extractor=None, feature_extractor_weights_path=str(weights_path))
+
+
+def vgg_state() -> dict[str, Tensor]:
+    """Random VGG-16 weights; the large matrices are windows of one vector, which makes a small file."""
+    generator = torch.Generator().manual_seed(3)
+    state, before, index = {}, 3, 0
+    for channels in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0):
+        if channels:
+            state[f"features.{index}.weight"] = (
+                torch.randn(channels, before, 3, 3, generator=generator) * (2 / before / 9) ** 0.5
+            )
+            state[f"features.{index}.bias"] = torch.randn(channels, generator=generator) / 10
+            before = channels
+        index += 2 if channels else 1
+    for layer, (inputs, outputs) in {0: (25088, 4096), 3: (4096, 4096), 6: (4096, 1000)}.items():
+        vector = torch.randn(inputs + outputs, generator=generator) * (2 / inputs) ** 0.5
+        state[f"classifier.{layer}.weight"] = vector.as_strided((outputs, inputs), (1, 1))
+        state[f"classifier.{layer}.bias"] = torch.randn(outputs, generator=generator) / 10
+    return state
+
+
+def test_vgg16_is_the_default_of_precision_and_recall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(vgg_state(), tmp_path / "vgg.pth")
+    state = torch.get_rng_state()
+    extractor = torch_fidelity.FeatureExtractorVGG16(
+        "vgg16", ["fc2", "fc2_relu"], feature_extractor_weights_path=str(tmp_path / "vgg.pth")
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    found, positive = extractor(make_images(2, 7, 30))
+    assert found.shape == (2, 4096) and found.dtype == torch.float32 and torch.equal(positive, found.relu())
+    assert 0.1 < float((found > 0).float().mean()) < 0.9
+
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    with pytest.raises(
+        WeightsError, match=r"VGG-16.*cannot be had: no network. Put vgg16-397923af.pth .*inception-v3-c"
+    ):
+        calculate(prc=True, feature_extractor=None)
+    torch.save({"classifier.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match="expected torchvision's VGG-16, got a file without a fitting"):
+        calculate(prc=True, feature_extractor="vgg16", feature_extractor_weights_path=str(tmp_path / "other.pth"))
