@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tolerances import TOLERANCES
 from torch import Tensor, nn
 
 import fidfast
+import fidfast.compat
 from fidfast.compat import torch_fidelity
 from fidfast.compat.torch_fidelity import feature_extractor_inceptionv3 as network
 from fidfast.compat.torch_fidelity import fidelity, registry
@@ -317,6 +319,15 @@ def test_registries_refuse_what_does_not_fit(register, good) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             register(name, value)
+
+
+def test_install_gives_it_by_the_originals_name() -> None:
+    fidfast.compat.install("torch_fidelity")
+    try:
+        assert importlib.import_module("torch_fidelity").calculate_metrics is torch_fidelity.calculate_metrics
+        assert importlib.import_module("torch_fidelity.registry") is registry
+    finally:
+        fidfast.compat.uninstall()
 
 
 def test_torchvisions_datasets_say_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
