@@ -138,6 +138,10 @@ class NinjaBuild(build_ext):
         self.compiler_command = find_compiler()
         for extension in self.extensions:
             self.build_with_ninja(extension)
+        made = [Path(self.get_ext_filename(extension.name)).name for extension in self.extensions]
+        for left_over in Path(self.build_lib).glob("fidfast/_c*.so"):  # of a build with other switches: not for a wheel
+            if left_over.name not in made:
+                left_over.unlink()
         if self.inplace:
             self.copy_extensions_to_source()
 

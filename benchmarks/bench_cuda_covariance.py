@@ -1,19 +1,17 @@
 """Mean and covariance of features (N, 2048) float32 that lie on a GPU: our kernel against float64 products in torch.
 
-    python -m benchmarks.bench_cuda_covariance
-
 Bound: the float64 matrix-product rate of the device on the N·D² operations that a symmetric product needs.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.timing import awaited, check_close, gemm_rate, medians, paired, paired_ratio, plain, require_gpu
+from benchmarks.gpu_timing import device_gemm_rate, device_seconds
+from benchmarks.timing import check_close
 from fidfast import ops
 from fidfast.statistics import FeatureStatistics
 
@@ -60,8 +58,7 @@ def by_statistics(features: Tensor, batch_size: int) -> Tensor:
 
 
 def run(*, quick: bool = False) -> dict[str, Any]:
-    device = require_gpu()
-    dim, count = 2048, 10_000 if quick else 50_000
+    dim, count = 2048, 50_000
     generator = torch.Generator("cuda").manual_seed(0)
     spread = torch.rand(dim, generator=generator, device="cuda") ** 3
     features = torch.rand((count, dim), generator=generator, device="cuda") * spread
@@ -79,30 +76,24 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     apart = float((by_statistics(features, 1000) - expected).abs().max()) / scale
     differences["sigma"] = check_close("sigma", apart, 0.0, absolute=1e-12)
     runs = {
-        "kernel": awaited(lambda: by_kernel(features, shift)),
-        "torch": awaited(lambda: by_torch(features, shift)),
-        "torchmetrics": awaited(lambda: torchmetrics_sums(features)),
-        "FeatureStatistics, batches of 64": awaited(lambda: by_statistics(features, 64)),
-        "FeatureStatistics, batches of 1000": awaited(lambda: by_statistics(features, 1000)),
+        "kernel": lambda: by_kernel(features, shift),
+        "torch": lambda: by_torch(features, shift),
+        "torchmetrics": lambda: torchmetrics_sums(features),
+        "FeatureStatistics, batches of 64": lambda: by_statistics(features, 64),
+        "FeatureStatistics, batches of 1000": lambda: by_statistics(features, 1000),
     }
     for dtype in (torch.float16, torch.bfloat16):
         rows = features.to(dtype)
-        runs[f"kernel, {dtype}"] = awaited(lambda rows=rows: by_kernel(rows, shift))
-    taken = paired(runs, rounds=3 if quick else 5)
-    middle = medians(taken)
-    rate = gemm_rate(torch.float64, device="cuda")
+        runs[f"kernel, {dtype}"] = lambda rows=rows: by_kernel(rows, shift)
+    taken = {name: device_seconds(call, rounds=3 if quick else 10) for name, call in runs.items()}
+    rate = device_gemm_rate(torch.float64, size=2048)
     return {
-        "device": device,
         "n": count,
         "feature_dim": dim,
         "max_relative_difference": differences,
-        "seconds": middle,
+        "seconds": taken,
         "float64_flops": rate,
-        "fraction_of_gemm": count * dim**2 / rate / middle["kernel"],
-        "ratio_torch": paired_ratio(taken, "torch", "kernel"),
-        "ratio_torchmetrics": paired_ratio(taken, "torchmetrics", "FeatureStatistics, batches of 64"),
+        "fraction_of_gemm": count * dim**2 / rate / taken["kernel"],
+        "ratio_torch": taken["torch"] / taken["kernel"],
+        "ratio_torchmetrics": taken["torchmetrics"] / taken["FeatureStatistics, batches of 64"],
     }
-
-
-if __name__ == "__main__":
-    print(json.dumps(plain(run()), indent=1))

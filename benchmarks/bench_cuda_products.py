@@ -1,7 +1,5 @@
 """Symmetric float64 products on a GPU: our kernel against cuBLAS, for the table in fidfast/ops/symmetric_product.py.
 
-    python -m benchmarks.bench_cuda_products
-
 Three jobs of the polar iteration at sizes D: G = XᵀX; P = aI + bG + cG²; and the whole step X (aI + bG + cG²).
 Bound: the float64 matrix-product rate of the device at that size, on D³ operations for each symmetric product (half of
 a general one) and 2 D³ for the product with X.
@@ -9,14 +7,14 @@ a general one) and 2 D³ for the product with X.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.timing import awaited, check_close, gemm_rate, medians, paired, paired_ratio, plain, require_gpu
+from benchmarks.gpu_timing import device_gemm_rate, device_seconds
+from benchmarks.timing import check_close
 from fidfast.ops.modules import cuda_module, cuda_module_error
 from fidfast.ops.symmetric_product import symmetric_product_kernel, symmetric_product_torch
 
@@ -53,7 +51,6 @@ def jobs(product: Product, x: Tensor, g: Tensor) -> dict[str, Callable[[], Tenso
 
 
 def run(*, quick: bool = False) -> dict[str, Any]:
-    device = require_gpu()
     if cuda_module() is None:
         raise SystemExit(f"fidfast._cuda does not load: {cuda_module_error()}")
     operations = {"gram": 1, "polynomial": 1, "step": 4}  # times D³
@@ -64,7 +61,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
         x /= torch.linalg.matrix_norm(x)
         g = x.T @ x
         g = (g + g.T) / 2
-        rate = gemm_rate(torch.float64, size, "cuda")
+        rate = device_gemm_rate(torch.float64, size=size)
         makers = {"kernel": by_kernel, "torch": by_torch, "torch, not mirrored": by_plain_torch}
         made = {name: jobs(product, x, g) for name, product in makers.items()}
         for job, work in operations.items():
@@ -73,21 +70,16 @@ def run(*, quick: bool = False) -> dict[str, Any]:
             check_close(f"{job} at {size}", apart, 0.0, absolute=1e-12)
             if job != "step" and not torch.equal(ours, ours.T):
                 raise SystemExit(f"{job} at {size}: not symmetric to the bit: not timing wrong results")
-            taken = paired({name: awaited(found[job]) for name, found in made.items()}, rounds=3 if quick else 5)
-            middle = medians(taken)
+            taken = {name: device_seconds(found[job]) for name, found in made.items()}
             rows.append(
                 {
                     "size": size,
                     "job": job,
                     "max_relative_difference": apart,
-                    "seconds": middle,
-                    "fraction_of_gemm": work * size**3 / rate / middle["kernel"],
-                    "ratio_torch": paired_ratio(taken, "torch", "kernel"),
-                    "ratio_torch, not mirrored": paired_ratio(taken, "torch, not mirrored", "kernel"),
+                    "seconds": taken,
+                    "fraction_of_gemm": work * size**3 / rate / taken["kernel"],
+                    "ratio_torch": taken["torch"] / taken["kernel"],
+                    "ratio_torch, not mirrored": taken["torch, not mirrored"] / taken["kernel"],
                 }
             )
-    return {"device": device, "capability": torch.cuda.get_device_capability(), "rows": rows}
-
-
-if __name__ == "__main__":
-    print(json.dumps(plain(run()), indent=1))
+    return {"rows": rows}

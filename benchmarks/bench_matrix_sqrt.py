@@ -23,7 +23,8 @@ def residual(root: np.ndarray, a: np.ndarray) -> float:
     return float(np.linalg.norm(root @ root - a) / np.linalg.norm(a))
 
 
-def run(dim: int) -> dict[str, Any]:
+def run(dim: int = 2048, *, quick: bool = False) -> dict[str, Any]:
+    dim = min(dim, 1024) if quick else dim
     a = known_pair(dim)[0]
     contestants: dict[str, Any] = {
         "fidfast, CPU": lambda: matrix_sqrt(a),

@@ -1,14 +1,13 @@
-"""GPU benchmarks: the device's own bounds, then run() of every benchmarks/bench_cuda_*.py.
+"""GPU benchmarks: the device's own bounds, then run() of every benchmarks/bench_cuda_*.py and matrix_sqrt.
 
-python -m benchmarks.gpu [--quick]          writes benchmarks/results/<gpu>.json
-python -m benchmarks.gpu --only bounds resize
+python -m benchmarks.gpu [--quick]              writes benchmarks/results/<gpu>.json, after each part
+python -m benchmarks.gpu --quick bounds resize  these parts; what the file says of the others stays
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import re
 import sys
 import time
 import traceback
@@ -16,13 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.gpu_timing import device_copy_bandwidth, device_environment, device_gemm_rate
-from benchmarks.timing import environment, write_result
+from benchmarks.timing import environment, merge_result, plain
 
 
 def bounds(*, quick: bool = False) -> dict[str, Any]:
+    import torch
+
+    from benchmarks.gpu_timing import device_copy_bandwidth, device_gemm_rate
+
     size = 4096 if quick else 8192
     return {
         "copy_bytes_per_second": device_copy_bandwidth(),
@@ -34,39 +34,48 @@ def bounds(*, quick: bool = False) -> dict[str, Any]:
     }
 
 
-def parts() -> dict[str, Callable[..., dict[str, Any]]]:
-    """Each returns what goes into the result file under its name; SystemExit or an exception where it is wrong."""
-    found: dict[str, Callable[..., dict[str, Any]]] = {"bounds": bounds}
-    for file in sorted(Path(__file__).parent.glob("bench_cuda_*.py")):
-        found[file.stem.removeprefix("bench_cuda_")] = importlib.import_module(f"benchmarks.{file.stem}").run
-    return found
+def _run_of(module: str) -> Callable[..., dict[str, Any]]:
+    """Imported when it runs: a module that cannot be imported fails alone."""
+    return lambda *, quick=False: importlib.import_module(f"benchmarks.{module}").run(quick=quick)
+
+
+# Each returns what goes into the result file under its name; SystemExit or an exception where it is wrong.
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "bounds": bounds,
+    **{
+        file.stem.removeprefix("bench_cuda_"): _run_of(file.stem)
+        for file in sorted(
+            Path(__file__).parent.glob("bench_cuda_*.py"), key=lambda file: (file.stem == "bench_cuda_fid", file)
+        )
+    },
+    "matrix_sqrt": _run_of("bench_matrix_sqrt"),
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="fewer sizes")
-    parser.add_argument("--only", nargs="+", help="names of parts")
     given = parser.parse_args()
+    import torch
+
+    from benchmarks.gpu_timing import device_environment, result_name
+
     if not torch.cuda.is_available():
         print("benchmarks.gpu needs a CUDA device, and torch sees none", file=sys.stderr)
         return 1
-    available = parts()
-    unknown = set(given.only or ()) - set(available)
-    if unknown:
-        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(available)}")
-    results: dict[str, Any] = {}
     failed = []
-    for name in given.only or available:
+    for name in given.parts or PARTS:
         start = time.perf_counter()
         try:
-            results[name] = available[name](quick=given.quick)
+            found = plain(PARTS[name](quick=given.quick))
         except (Exception, SystemExit) as error:  # the other parts' numbers are wanted all the same
             traceback.print_exc()
-            results[name] = {"failed": str(error)}
+            found = {"failed": str(error)}
             failed.append(name)
-        print(f"{name}: {time.perf_counter() - start:.0f} s {results[name]}", flush=True)
-    gpu = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
-    print(write_result(gpu, results, {**environment(), **device_environment()}))
+        print(f"{name}: {time.perf_counter() - start:.0f} s {found}", flush=True)
+        where = {**environment(), **device_environment(), "quick": given.quick}
+        merge_result(result_name(), {"environment": where, name: found})
     for name in failed:
         print(f"{name} failed: the lines above say how", file=sys.stderr)
     return 1 if failed else 0

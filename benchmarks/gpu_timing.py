@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from fidfast.precision import network_switches
 
 FLUSH_BYTES = 512 * 2**20  # more than any device's second-level cache
 
@@ -35,14 +38,15 @@ def device_copy_bandwidth() -> float:
 
 def device_gemm_rate(dtype: torch.dtype, *, tf32: bool = False, size: int = 8192) -> float:
     """Floating-point operations per second of a size³ product."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    try:
+    with network_switches(torch.device("cuda"), tf32=tf32):
         a, b = (torch.randn(size, size, dtype=dtype, device="cuda") for _ in range(2))
         out = torch.empty_like(a)
         return 2 * size**3 / device_seconds(lambda: torch.mm(a, b, out=out), rounds=10)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def result_name() -> str:
+    """The GPU's name as that of a result file."""
+    return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
 
 
 def device_environment() -> dict[str, Any]:

@@ -95,30 +95,12 @@ def copy_bandwidth(megabytes: int = 256) -> float:
     return source.numel() / medians(taken)["copy"]
 
 
-def gemm_rate(dtype: torch.dtype, size: int = 2048, device: str = "cpu") -> float:
+def gemm_rate(dtype: torch.dtype, size: int = 2048) -> float:
     """Floating-point operations per second of a size³ matrix product in torch: the bound of dense linear algebra."""
-    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
-    out = torch.empty(size, size, dtype=dtype, device=device)
-    taken = paired({"gemm": awaited(lambda: torch.mm(a, b, out=out))}, rounds=5)
+    a, b = (torch.randn(size, size, dtype=dtype) for _ in range(2))
+    out = torch.empty(size, size, dtype=dtype)
+    taken = paired({"gemm": lambda: torch.mm(a, b, out=out)}, rounds=5)
     return 2 * size**3 / medians(taken)["gemm"]
-
-
-def awaited(run: Callable[[], object]) -> Callable[[], None]:
-    """The call and all that it started on a GPU, where there is one."""
-
-    def whole() -> None:
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-
-    return whole
-
-
-def require_gpu() -> str:
-    """The name of the GPU that is measured; without one, SystemExit."""
-    if not torch.cuda.is_available():
-        raise SystemExit("this benchmark needs a CUDA device: torch sees none")
-    return torch.cuda.get_device_name()
 
 
 def check_close(name: str, got: float, expected: float, *, relative: float = 0.0, absolute: float = 0.0) -> float:
@@ -144,4 +126,20 @@ def write_result(name: str, result: Mapping[str, Any], where: Mapping[str, Any])
     RESULTS.mkdir(parents=True, exist_ok=True)
     file = RESULTS / f"{name}.json"
     file.write_text(json.dumps(plain({"benchmark": name, "environment": where, **result}), indent=1) + "\n")
+    return file
+
+
+def read_result(name: str) -> dict[str, Any]:
+    """What a result file holds; nothing where there is none."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def merge_result(name: str, parts: Mapping[str, Any]) -> Path:
+    """Write parts of a result; the others stay as they are. The file is whole at every moment."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    file = RESULTS / f"{name}.json"
+    half = file.with_suffix(".part")
+    half.write_text(json.dumps(plain({"benchmark": name, **read_result(name), **parts}), indent=1) + "\n")
+    half.replace(file)
     return file

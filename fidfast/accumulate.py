@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -20,6 +21,7 @@ from fidfast.duplicates import ContentHashes
 from fidfast.features import CallableExtractor, FeatureExtractor
 from fidfast.groups import TAIL_ROWS, GroupedStatistics
 from fidfast.images import ImageSource
+from fidfast.landing import Landing
 from fidfast.moments import Sums
 from fidfast.statistics import FeatureStatistics, StatisticsError
 
@@ -62,8 +64,13 @@ class Accumulator:
     def __len__(self) -> int:
         return len(self.hashes)
 
-    def add(self, features: Tensor, hashes: Tensor, indices: Tensor | None = None) -> None:
-        """Add images: features (N, D), hashes (N, 2) int64, indices (N,) int64; all of them or, on an error, none."""
+    def add(
+        self, features: Tensor, hashes: Tensor, indices: Tensor | None = None, *, finite: Tensor | None = None
+    ) -> None:
+        """Add images: features (N, D), hashes (N, 2) int64, indices (N,) int64; all of them or, on an error, none.
+
+        finite: (N,) bool on the host, which features are; where it is not known, the device is asked and waited for.
+        """
         if len(self) and (indices is None) != (self.indices is None):
             raise ValueError("index: expected in every update of an evaluation or in none; reset() begins another")
         statistics = self.statistics
@@ -74,7 +81,7 @@ class Accumulator:
                 )
             statistics = GroupedStatistics(features.shape[1], groups=self.groups, shift=self.shift)
         places = torch.arange(len(self), len(self) + len(features), device="cpu") if indices is None else indices
-        statistics.add(features, places % self.groups)
+        statistics.add(features, places % self.groups, finite=finite)
         self.statistics = statistics
         self.hashes.extend(hashes)
         if indices is not None:
@@ -231,7 +238,9 @@ class Collector(Protocol):
     """What a pass fills: an :class:`Accumulator`, or whatever else takes features."""
 
     def __len__(self) -> int: ...
-    def add(self, features: Tensor, hashes: Tensor, indices: Tensor | None = None) -> None: ...
+    def add(
+        self, features: Tensor, hashes: Tensor, indices: Tensor | None = None, *, finite: Tensor | None = None
+    ) -> None: ...
 
 
 def collect(
@@ -244,7 +253,10 @@ def collect(
     progress: bool,
     ranks: Ranks,
 ) -> dict[str, float]:
-    """One pass over this rank's images into ``accumulator``; returns the seconds of each stage."""
+    """One pass over this rank's images into ``accumulator``; returns the host's seconds of each stage.
+
+    On a GPU nothing waits for a chunk's results before the next one is on its way.
+    """
     seconds = dict.fromkeys(("decode", "preprocess", "network", "statistics"), 0.0)
     started = time.perf_counter()
     with tqdm(
@@ -256,6 +268,8 @@ def collect(
         # a log file wants a line now and then, not a thousand
         mininterval=0.5 if sys.stderr is not None and sys.stderr.isatty() else 10.0,
     ) as bar:
+        late: deque[tuple[Landing, Tensor | None]] = deque()  # on a GPU, the chunk that it works on
+        seen = len(accumulator)
         for images in _chunks(source, extractor.chunk_size):
             times = [time.perf_counter()]
             is_float = any(image.is_floating_point() for image in images)  # the other side may be uint8
@@ -264,25 +278,34 @@ def collect(
                     images, value_range=value_range if is_float else None, quantize=quantize, content_hash=True
                 )
             except (ValueError, TypeError) as error:
-                raise type(error)(f"{source.name}: {with_places(str(error), len(accumulator))}") from error
+                raise type(error)(f"{source.name}: {with_places(str(error), seen)}") from error
             times.append(time.perf_counter())
             features = extractor.network(inputs)  # (n, D) float32
             times.append(time.perf_counter())
             indices = None
             if ranks.size > 1:  # of the images that could be read
-                places = torch.arange(len(accumulator), len(accumulator) + len(images), device="cpu")
-                indices = ranks.rank + places * ranks.size
-            try:
-                accumulator.add(features, hashes, indices)  # type: ignore[arg-type] # content_hash=True
-            except StatisticsError as error:
-                raise StatisticsError(f"{source.name}: {error}") from error
+                indices = ranks.rank + torch.arange(seen, seen + len(images), device="cpu") * ranks.size
+            late.append((Landing(features, hashes), indices))  # type: ignore[arg-type] # content_hash=True
+            seen += len(images)
+            if len(late) > features.is_cuda:
+                _add(accumulator, *late.popleft(), source.name)
             times.append(time.perf_counter())
             for stage, begin, end in zip(("preprocess", "network", "statistics"), times, times[1:], strict=False):
                 seconds[stage] += end - begin
             bar.update(len(images))
+        for landing, indices in late:
+            _add(accumulator, landing, indices, source.name)
     seconds["decode"] = source.decode_seconds
     seconds["total"] = time.perf_counter() - started
     return seconds
+
+
+def _add(accumulator: Collector, landing: Landing, indices: Tensor | None, name: str) -> None:
+    hashes, finite = landing.wait()
+    try:
+        accumulator.add(landing.features, hashes, indices, finite=finite)
+    except StatisticsError as error:
+        raise StatisticsError(f"{name}: {error}") from error
 
 
 def _chunks(source: Iterable[list[Tensor]], size: int) -> Iterator[list[Tensor]]:

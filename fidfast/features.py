@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fidfast import ops
+from fidfast.chunk_graph import ChunkGraph
 from fidfast.inception import FEATURE_DIMS, TAPS, Inception, check_taps
 from fidfast.precision import DTYPES, network_switches, resolve_precision
 from fidfast.preprocessing import get_preset
@@ -65,6 +66,9 @@ class FeatureExtractor:
             if compile:
                 kernels.append("torch.compile with frozen weights")
                 self._compile()
+            if self.device.type == "cuda":
+                self._network = ChunkGraph(self._network)
+                kernels = [*(kernels or ["torch conv2d"]), "CUDA graph"]
             self.kernels = {"network": "; ".join(kernels) or "torch conv2d"}
 
     def preprocess(
@@ -84,8 +88,9 @@ class FeatureExtractor:
             dtype=self._dtype,
             channels_last=True,
             content_hash=content_hash,
+            device=self.device,
         )
-        return x.to(self.device), hashes if content_hash else None
+        return x, hashes if content_hash else None
 
     def network(self, x: Tensor) -> Tensor:  # (n, 3, 299, 299) -> (n, D) float32
         """Features of at most `chunk_size` preprocessed images, computed as a full chunk."""

@@ -33,14 +33,17 @@ class GroupedStatistics:
         self._groups = torch.empty(self._block + TAIL_ROWS, dtype=torch.int64, device="cpu")  # of those rows
         self._filled = 0
 
-    def check(self, features: Tensor) -> Tensor:
+    def check(self, features: Tensor, finite: Tensor | None = None) -> Tensor:
         """(N, D) float32 on this object's device; StatisticsError for another shape or dtype, NaN or infinity."""
-        rows = check_features(features, self.feature_dim, self.num_samples)
+        rows = check_features(features, self.feature_dim, self.num_samples, finite)
         return rows if self._rows is None else rows.to(self._rows.device)
 
-    def add(self, features: Tensor, groups: Tensor | None = None) -> None:
-        """Add features (N, D) to the group (N,) int64 of each, default 0; all of them or, on an error, none."""
-        rows = self.check(features)
+    def add(self, features: Tensor, groups: Tensor | None = None, *, finite: Tensor | None = None) -> None:
+        """Add features (N, D) to the group (N,) int64 of each, default 0; all of them or, on an error, none.
+
+        finite: (N,) bool on the host, where it is known which rows are.
+        """
+        rows = self.check(features, finite)
         start = 0
         while start < len(rows):
             if self._rows is None:
@@ -104,11 +107,15 @@ class GroupedStatistics:
             return
         self.shift = shift.to(self._rows.device)
         block, groups = self._rows[: self._block], self._groups[: self._block]
-        for group in range(self.groups):
+        for group in range(self.groups):  # each row is in one product, whatever K is: K partial sums at the work of one
             members = (groups == group).nonzero().flatten()
             if len(members) == 0:
                 continue
-            rows = block if len(members) == len(block) else block.index_select(0, members.to(block.device))
+            rows = (
+                block
+                if len(members) == len(block)
+                else block.index_select(0, members.to(block.device, non_blocking=True))
+            )
             own = self._sums[group]
             self._sums[group] = add_rows(zero_sums(self.shift) if own is None else own, rows, in_place=True)
         self._filled -= self._block

@@ -100,15 +100,17 @@ class TapAccumulator(Accumulator):
         self.split, self.tap, self.spatial = split, tap, spatial
         self.kept = {name: KeptRows(cap, seed) for name in keep}
 
-    def add(self, features: Tensor, hashes: Tensor, indices: Tensor | None = None) -> None:
-        """Add images: all taps beside each other (N, D), hashes (N, 2) int64, indices (N,) int64."""
+    def add(
+        self, features: Tensor, hashes: Tensor, indices: Tensor | None = None, *, finite: Tensor | None = None
+    ) -> None:
+        """Add images: all taps beside each other (N, D), hashes (N, 2) int64, indices (N,) int64, finite (N,) bool."""
         taps = self.split(features)
         for name in self.kept:
-            taps[name] = check_features(taps[name], taps[name].shape[1], len(self))
+            taps[name] = check_features(taps[name], taps[name].shape[1], len(self), finite)
         places = torch.arange(len(self), len(self) + len(features), device="cpu") if indices is None else indices
-        super().add(taps[self.tap], hashes, indices)
+        super().add(taps[self.tap], hashes, indices, finite=finite)
         if self.spatial is not None:
-            self.spatial.add(taps["spatial"], hashes, indices)
+            self.spatial.add(taps["spatial"], hashes, indices, finite=finite)
         for name, rows in self.kept.items():
             rows.add(taps[name].clone(), places.numpy())
 
@@ -123,7 +125,9 @@ class RowsOnly:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, features: Tensor, hashes: Tensor, indices: Tensor | None = None) -> None:
+    def add(
+        self, features: Tensor, hashes: Tensor, indices: Tensor | None = None, *, finite: Tensor | None = None
+    ) -> None:
         """Add features (N, D) of any float type, all finite."""
-        self.rows.append(check_features(features, features.shape[1], self._count))
+        self.rows.append(check_features(features, features.shape[1], self._count, finite))
         self._count += len(features)

@@ -180,7 +180,7 @@ class FID:
                 self._seconds["preprocess"] += times[1] - times[0]
                 self._seconds["network"] += times[2] - times[1]
             started = time.perf_counter()
-            new_hashes = torch.cat([hashes for _, hashes in found])
+            new_hashes = torch.cat([hashes for _, hashes in found]).cpu()
             self._accumulator.add(torch.cat([features for features, _ in found]), new_hashes, indices)
             self._seconds["statistics"] += time.perf_counter() - started
         self._compare_with_others(new_hashes.numpy(), None if indices is None else indices.numpy())

@@ -114,7 +114,9 @@ def check_shift(shift: Tensor | np.ndarray, size: int) -> Tensor:
     return tensor.clone()
 
 
-def check_features(features: Tensor | np.ndarray, size: int, before: int) -> Tensor:
+def check_features(
+    features: Tensor | np.ndarray, size: int, before: int, finite: Tensor | None = None
+) -> Tensor:  # finite: (N,) bool on the host, where it is known
     """(N, D) of any float type as float32 on its own device (the CPU for MPS, which has no float64); all finite."""
     batch = as_tensor(features)
     if batch.ndim != 2 or batch.shape[1] != size:
@@ -122,7 +124,7 @@ def check_features(features: Tensor | np.ndarray, size: int, before: int) -> Ten
     if not batch.is_floating_point():
         raise StatisticsError(f"features: expected a float type, got {batch.dtype}")
     batch = batch.to(device="cpu" if batch.device.type == "mps" else batch.device, dtype=torch.float32)
-    finite = torch.isfinite(batch).all(dim=1)
+    finite = torch.isfinite(batch).all(dim=1) if finite is None else finite
     if not bool(finite.all()):
         bad = torch.nonzero(~finite).flatten()
         raise StatisticsError(

@@ -87,15 +87,18 @@ def distance_bracket(
 
     size = len(mean1)
     mean_term = (mean1 - mean2).square().sum()
-    traces = factor1.trace + factor2.trace
+    trace1, trace2 = (factor.trace.clamp(min=0) for factor in (factor1, factor2))  # below 0: no covariance, no factor
+    traces = trace1 + trace2
     total = mean_term + traces
-    largest = (factor1.trace * factor2.trace).sqrt()  # ‖F1‖_F ‖F2‖_F ≥ ‖F1ᵀF2‖_*
+    largest = trace1.sqrt() * trace2.sqrt()  # ‖F1‖_F ‖F2‖_F ≥ ‖F1ᵀF2‖_*; the traces' product may underflow
     rounding = (size + 8) * _UNIT * total + 2.2 * size * _UNIT * m.shape[1] ** 0.5 * largest  # of the sums; of M
     from_traces = total - 2 * largest - rounding, total + rounding
     raw = total - 2 * root.value
     lower = torch.fmax(total - 2 * root.upper - rounding, from_traces[0])
     upper = torch.fmin(total - 2 * root.lower + rounding, from_traces[1])
-    within = upper - lower <= (tolerance * traces).clamp(min=1e-6)
+    # Rounding of a mean term that is a million times the traces is wider than that, and no other attempt makes it less.
+    width = torch.fmin(upper - lower, 2 * (root.upper - root.lower))
+    within = width <= (tolerance * traces).clamp(min=1e-6)
     status = torch.where(within, CERTIFIED, WIDE)
     if failed is not None:
         lower, upper = torch.where(failed, from_traces[0], lower), torch.where(failed, from_traces[1], upper)

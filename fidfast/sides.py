@@ -170,8 +170,8 @@ def make_result(
             counted["shared"] = count_shared(images, others)
     warn_of(said, ranks)
     metadata = generated.statistics.metadata
-    kernels = {**ops.kernels(), **(extractor.kernels if extractor is not None else {})}
     where = str(extractor.device) if extractor is not None else "cpu"
+    kernels = {**ops.kernels(where), **(extractor.kernels if extractor is not None else {})}
     where, kernels, seconds = ranks.exchange([where, kernels, seconds])[0]
     return FIDResult(
         measured.value,

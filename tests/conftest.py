@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +72,18 @@ def weights_path() -> Path:
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Where a kernel test runs its kernel; see tests/backends.py."""
     return make_backend(request.param)
+
+
+@pytest.fixture
+def vast(backend: Backend, tmp_path: Path) -> Callable[[int, torch.dtype], torch.Tensor]:
+    """vast(count, dtype): a tensor (count,) of zeros; on a CPU only what is touched of it takes memory."""
+
+    def made(count: int, dtype: torch.dtype) -> torch.Tensor:
+        if backend.device != "cpu":
+            return torch.zeros(count, dtype=dtype, device=backend.device)
+        file = tmp_path / f"{count}.bytes"
+        with file.open("wb") as opened:
+            opened.truncate(count * dtype.itemsize)
+        return torch.from_file(str(file), shared=True, size=count, dtype=dtype)
+
+    return made

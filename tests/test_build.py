@@ -189,6 +189,8 @@ def test_emulation_is_built_when_asked_for(tmp_path: Path) -> None:
     kernel = next(call for call in (tmp_path / "log").read_text().splitlines() if "/one.cu " in call)
     assert "-x c++" in kernel and "-DFIDFAST_EMULATED" in kernel and "csrc/emulation" in kernel
     assert len(list((tree / "fidfast").glob("_cuda_emulated.*so"))) == 1
+    assert build(tree, CXX=str(compiler)).returncode == 0
+    assert not list(tree.glob("build/lib*/fidfast/_cuda*")), "and never goes into a wheel with what is made later"
 
 
 def load_setup(monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from backends import Backend
@@ -109,9 +111,10 @@ def test_kernel_keeps_groups_apart(backend: Backend, count: int, groups: int, fi
     _assert_kernel(backend, _rows(count, 66).to(backend.device), groups, first_index)
 
 
-def test_kernel_finds_rows_further_apart_than_32_bits_count(backend: Backend) -> None:
-    memory = torch.empty(2**31 + 64, dtype=torch.float16, device=backend.device)
-    rows = memory.as_strided((2, 64), (2**31, 1))
+def test_kernel_finds_rows_further_apart_than_32_bits_count(
+    backend: Backend, vast: Callable[[int, torch.dtype], Tensor]
+) -> None:
+    rows = vast(2**31 + 64, torch.float16).as_strided((2, 64), (2**31, 1))
     rows.copy_(_rows(2, 64))
     _assert_kernel(backend, rows)
 
@@ -166,19 +169,24 @@ def test_op_checks_its_arguments() -> None:
             ops.add_covariance(**given)
 
 
-def test_op_is_registered_properly() -> None:
-    for groups in (1, 3):
-        total, scatter = _start(8, groups)
-        torch.library.opcheck(torch.ops.fidfast.add_covariance.default, (_rows(5, 8), _shift(8), total, scatter, 1))
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
-def test_op_compiles() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_op_is_registered_properly(device: str) -> None:
+    for count, groups in ((5, 1), (5, 3), (0, 2)):
+        given = [tensor.to(device) for tensor in (_rows(count, 8), _shift(8), *_start(8, groups))]
+        torch.library.opcheck(torch.ops.fidfast.add_covariance.default, (*given, 1))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_op_compiles(device: str) -> None:
     def step(rows: Tensor, shift: Tensor, total: Tensor, scatter: Tensor) -> Tensor:
         ops.add_covariance(rows * 2, shift, total, scatter)
         return total * 0.5
 
-    rows, shift = _rows(20, 8), _shift(8)
-    ours, theirs = _start(8, 1), _start(8, 1)
+    rows, shift = _rows(20, 8).to(device), _shift(8).to(device)
+    ours, theirs = ([tensor.to(device) for tensor in _start(8, 1)] for _ in range(2))
     expected = step(rows, shift, *theirs)
     assert torch.equal(torch.compile(step, fullgraph=True, backend="aot_eager")(rows, shift, *ours), expected)
     assert torch.equal(ours[1].tril(), theirs[1].tril())

@@ -119,6 +119,19 @@ def test_what_is_right_passes_and_what_is_planted_is_found(programs: dict[str, P
             assert "heap-buffer-overflow" in planted.stderr and "faults.cu" in planted.stderr
 
 
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("unordered", "no thread order is set: run kernels through backend.run"),
+        ("crowded", "a block of 1056 threads: the device takes 1 to 1024"),
+        ("greedy", "102400 bytes of shared memory: a block may have 101376"),
+    ],
+)
+def test_a_launch_that_no_device_would_take_is_refused(programs: dict[str, Path], how: str, why: str) -> None:
+    refused = run_fault(programs["record"], "syncthreads", how)
+    assert refused.returncode == 1 and why in refused.stdout
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Functions of the device
 # ---------------------------------------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RANKS = [
     {"_cpu", "_cuda", "_version", "__init__"},
     {"ops", "reference", "reference_metrics"},
-    {"preprocessing", "torchscript", "weights", "inception", "precision", "features"}
+    {"preprocessing", "torchscript", "weights", "inception", "precision", "features", "chunk_graph"}
     | {"metadata", "moments", "factors", "statistics_io", "statistics", "frechet", "groups"}
     | {"quintic", "polar", "polar_distance", "square_root", "metrics"},
     {"images", "decode", "files", "workers", "duplicates", "photographs", "result", "seeds"}
-    | {"distributed", "accumulate", "error_bars", "kept_features", "sides", "measures"},
+    | {"distributed", "accumulate", "landing", "error_bars", "kept_features", "sides", "measures"},
     {"evaluation", "metric"},
     {"training_schedule", "training_history", "training_sampling", "training_run", "training_results"},
     {"training", "compat", "demo", "report", "doctor", "arguments", "cli", "__main__"}

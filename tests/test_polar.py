@@ -100,6 +100,21 @@ def test_bracket_holds_for_any_factor() -> None:
         assert float(bracket.lower) <= exact <= float(bracket.upper)
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e-30, 1e30, 1e140])
+def test_bounds_hold_at_any_scale(scale: float) -> None:
+    """Also where the product of the traces is below the smallest number."""
+    sigma1, sigma2, exact = _exact_case(np.arange(1, 17) ** -1.0, 1)
+    zero = torch.zeros(16, dtype=torch.float64)
+    for first, second, expected in (
+        (scale * sigma1, scale * sigma2, scale * exact),
+        (scale * sigma1, scale * sigma1, 0.0),
+    ):
+        found = frechet_distance(zero, first, zero, second, sync=False)
+        traces = float(first.trace() + second.trace())
+        assert float(found.lower) <= expected <= float(found.upper) <= expected + 1e-6 * traces
+        assert float(found.value) == pytest.approx(expected, rel=1e-9, abs=1e-12 * traces)
+
+
 @functools.cache
 def _random_case(seed: int) -> tuple[Tensor, Tensor, float]:
     """Σ1 = A Σ2 A, of random size, spectrum and scale, and the exact tr (Σ1 Σ2)^½."""
@@ -341,6 +356,9 @@ def test_status_of_singular_and_of_broken_covariances() -> None:
         bracket = frechet_distance(mean, broken, other.mu, other.sigma, sync=False)
         assert int(bracket.status) == NOT_FINITE
         assert [float(bracket.lower), float(bracket.upper), float(bracket.value)] == [0, np.inf, np.inf]
+    negative = frechet_distance(mean, -other.sigma, other.mu, other.sigma, sync=False)
+    assert int(negative.status) == UNFACTORED
+    assert 0 <= float(negative.lower) <= float(negative.value) <= float(negative.upper) < np.inf
     hidden = other.sigma.clone()
     hidden[3, 5] = torch.nan
     bracket = frechet_distance(mean, hidden, other.mu, other.sigma, sync=False)

@@ -360,9 +360,24 @@ def test_torch_implementation_for_other_devices(preset: str) -> None:
 
 def test_kernels_are_named() -> None:
     assert ops.simd_level() == LEVELS[-1]
-    assert ops.kernels() == dict.fromkeys(("resize_normalize", "content_hash"), f"cpu {LEVELS[-1]}")
-    assert ops.kernels("cuda")["resize_normalize"] == ("torch on cuda" if cuda_module() is None else "cuda")
-    assert ops.kernels("mps")["resize_normalize"] == "torch on mps"
+    here, there = ops.kernels(), ops.kernels("cuda")
+    assert set(here) == set(there) == {"resize_normalize", "content_hash", "add_covariance", "symmetric_product"}
+    assert here["resize_normalize"] == here["content_hash"] == f"cpu {LEVELS[-1]}"
+    assert here["add_covariance"] == here["symmetric_product"] == "torch on cpu"
+    assert (
+        there["resize_normalize"] == there["add_covariance"] == ("torch on cuda" if cuda_module() is None else "cuda")
+    )
+    assert set(ops.kernels("mps").values()) == {"torch on mps"}
+
+
+def test_the_route_of_products_is_named_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("images", "symmetric_product"):
+        monkeypatch.setattr(sys.modules[f"fidfast.ops.{module}"], "cuda_module", lambda: object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "hip", None)
+    for capability, expected in {(9, 0): "cuda from D = 256", (8, 6): "torch on cuda"}.items():
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, capability=capability: capability)
+        assert ops.kernels("cuda")["symmetric_product"] == expected
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -172,6 +173,27 @@ def test_any_alignment(backend: Backend, layout: str) -> None:
     got, got_hashes, _ = run(backend, views, "pytorch-fid")
     assert_close(got, expected.expand(16, -1, -1, -1))
     assert torch.equal(got_hashes, hashes.expand(16, -1))
+
+
+@pytest.mark.parametrize("strides", [(2**31 + 16, 7, 1), (1, 2**31 + 16, 3), (2**31, 2**29, 2)])
+def test_places_further_apart_than_32_bits_count(
+    backend: Backend, strides: tuple[int, int, int], vast: Callable[[int, torch.dtype], Tensor]
+) -> None:
+    """Planes, rows of interleaved pixels, any strides; and one image from the next, in one launch."""
+    memory = vast(2**34, torch.uint8)
+    images = [memory.as_strided((3, 3, 5), strides, offset) for offset in (0, 2**33)]
+    for image in images:
+        image.copy_(noise(3, 5))
+    tables = TapTables()
+
+    def call() -> tuple[Tensor, Tensor]:
+        values = ("pytorch-fid", 0.0, 1.0, "round", torch.float32, False, True)
+        return enqueue_resize_normalize(backend.module, images, *values, tables=tables)[:2]
+
+    got, hashes = backend.run(call)
+    on_host = [image.cpu().contiguous() for image in images]
+    assert torch.equal(hashes.cpu(), ops.content_hash(on_host))
+    assert_close(got.cpu(), preprocess(on_host))
 
 
 def test_grey_images_that_are_expanded_to_three_channels(backend: Backend) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -85,6 +86,17 @@ def test_kernel_of_every_stride(backend: Backend, row_major: bool) -> None:
     _assert_product(_by_kernel(backend, wide.to(backend.device)[:20, ::2]), wide[:20, ::2])  # copied
 
 
+@pytest.mark.parametrize("row_major", [True, False])
+def test_kernel_finds_rows_further_apart_than_32_bits_count(
+    backend: Backend, row_major: bool, vast: Callable[[int, torch.dtype], Tensor]
+) -> None:
+    step = 2**31 + 8  # of doubles
+    x = vast(step + 128, torch.float64).as_strided((2, 66), (step, 1))
+    x.copy_(_matrix(2, 66))
+    given = x if row_major else x.T
+    _assert_product(_by_kernel(backend, given), given.cpu())
+
+
 def test_kernel_refuses_what_does_not_fit(backend: Backend) -> None:
     x, out, addend = (_matrix(5, 8), _matrix(8, 8), _matrix(8, 8))
     for name, wrong, message in (
@@ -133,19 +145,25 @@ def test_op_checks_its_arguments() -> None:
             ops.symmetric_product(**given)
 
 
-def test_op_is_registered_properly() -> None:
-    x, g = _matrix(5, 8), _symmetric(8)
-    two = (x.T, x.T.clone(), _symmetric(5), 0.5, 2.0, 1.0)
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("size", [8, 300], ids=["below the kernel's least D", "above it"])
+def test_op_is_registered_properly(device: str, size: int) -> None:
+    x, g = _matrix(5, size).to(device), _symmetric(size).to(device)
+    two = (x.T, x.T.clone(), _symmetric(5).to(device), 0.5, 2.0, 1.0)
     for given in ((x, None, None, 1.0, 1.0, 0.0), two, (g, None, g, 1.0, 1.0, 3.0)):
         torch.library.opcheck(torch.ops.fidfast.symmetric_product.default, given)
 
 
-def test_op_compiles() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_op_compiles(device: str) -> None:
     def step(x: Tensor) -> Tensor:
         g = ops.symmetric_product(x)
         return x @ ops.symmetric_product(g, addend=g, alpha=0.375, beta=-1.25, gamma=1.875)
 
-    x = _matrix(20, 8) / 20
+    x = (_matrix(400, 300) / 400).to(device)
     assert torch.equal(torch.compile(step, fullgraph=True, backend="aot_eager")(x), step(x))
 
 

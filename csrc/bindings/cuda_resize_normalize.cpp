@@ -112,6 +112,8 @@ void add_tables(DeviceImage& image, const DeviceView& view, const py::dict& colu
     image.columns = column_table.data();
     image.rows = row_table.data();
     image.scatter = row_method(preset.resampling, image.height).scatter;
+    const RowMethod along_x = row_method(preset.resampling, image.width);  // columns are made by the same rules
+    image.two_taps = !along_x.scatter && along_x.window == 2;
 }
 
 // Enqueues the work on `stream`. hashes and, for float images, unusable are zeros that the kernels add to.

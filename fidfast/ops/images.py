@@ -19,7 +19,9 @@ from fidfast.ops.images_torch import (
     torch_to_255,
 )
 from fidfast.ops.modules import cuda_module
+from fidfast.ops.symmetric_product import symmetric_product_route
 from fidfast.ops.threads import num_threads
+from fidfast.ops.uploads import uploads
 
 VALUE_RANGES = ((0.0, 1.0), (-1.0, 1.0))
 QUANTIZE = ("round", "truncate", None)
@@ -36,13 +38,17 @@ def resize_normalize(
     dtype: torch.dtype = torch.float32,
     channels_last: bool = True,
     content_hash: bool = False,
+    device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
     """((N, 3, 299, 299) dtype, (N, 2) int64 hashes or (0, 2)): resize and normalise as the preset's tool does.
 
     images may differ in size and have any strides; all are uint8 in [0, 255], or all float in value_range (0, 1) or
-    (-1, 1). The hashes, of the images quantised to 8 bits, are on the images' device. Raises TypeError or ValueError
-    naming the argument; for float images on a GPU that takes one wait for it. Kernels for CPU and CUDA tensors (sides
-    up to 16384 pixels), a torch implementation on any other device.
+    (-1, 1). The hashes are of the images quantised to 8 bits. Raises TypeError or ValueError naming the argument; for
+    float images on a GPU that takes one wait for it. Kernels for CPU and CUDA tensors (sides up to 16384 pixels), a
+    torch implementation on any other device.
+
+    ``device`` is where the results are to be: images of the host go to a CUDA device that has our kernels as they are
+    and are resized there, through pinned memory; else the results go. Without it all stays on the images' device.
     """
     _check_images(images, value_range, quantize)
     if preset not in PRESETS:
@@ -50,12 +56,16 @@ def resize_normalize(
     if dtype not in OUT_DTYPES:
         raise ValueError(f"dtype: expected float32, bfloat16 or float16, got {dtype}")
     if not images:
-        return empty_out(0, dtype, channels_last, torch.device("cpu")), torch.empty(0, 2, dtype=torch.int64)
+        nowhere = device or torch.device("cpu")
+        return empty_out(0, dtype, channels_last, nowhere), torch.empty(0, 2, dtype=torch.int64, device=nowhere)
     low, high = value_range or VALUE_RANGES[0]
     tensors = [image.detach() for image in images]
-    return torch.ops.fidfast.resize_normalize(
+    if device is not None and device.type == "cuda" and images[0].device.type == "cpu" and cuda_module() is not None:
+        tensors = uploads(device)(tensors)
+    out, hashes = torch.ops.fidfast.resize_normalize(
         tensors, preset, float(low), float(high), quantize or "", dtype, channels_last, content_hash
     )
+    return (out, hashes) if device is None else (out.to(device), hashes.to(device))
 
 
 def content_hash(
@@ -83,11 +93,14 @@ def simd_level() -> str:
 
 def kernels(device: str | torch.device = "cpu") -> dict[str, str]:
     """Which implementation of each op runs on the device, such as {"resize_normalize": "cpu avx512"}."""
-    kind = torch.device(device).type
-    name = f"cpu {simd_level()}" if kind == "cpu" else f"torch on {kind}"
-    if kind == "cuda" and cuda_module() is not None:
-        name = "cuda"
-    return {"resize_normalize": name, "content_hash": name}
+    device = torch.device(device)
+    if device.type == "cpu":
+        images, products = f"cpu {simd_level()}", dict.fromkeys(("add_covariance", "symmetric_product"), "torch on cpu")
+    else:
+        compiled = device.type == "cuda" and cuda_module() is not None
+        images = "cuda" if compiled else f"torch on {device.type}"
+        products = {"add_covariance": images, "symmetric_product": symmetric_product_route(device)}
+    return {"resize_normalize": images, "content_hash": images, **products}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

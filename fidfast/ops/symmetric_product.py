@@ -88,11 +88,23 @@ def _symmetric_product_op(
     x: Tensor, y: Tensor | None, addend: Tensor | None, alpha: float, beta: float, gamma: float
 ) -> Tensor:
     kernels = cuda_module() if x.is_cuda and x.dtype == torch.float64 else None
-    if kernels is None or x.shape[1] < _KERNEL_FROM.get(torch.cuda.get_device_capability(x.device), x.shape[1] + 1):
+    least = None if kernels is None else _kernel_from(x.device)
+    if kernels is None or least is None or x.shape[1] < least:
         return symmetric_product_torch(x, y, addend, alpha, beta, gamma)
     return symmetric_product_kernel(
         kernels, x, y, addend, alpha, beta, gamma, torch.cuda.current_stream(x.device).cuda_stream
     )
+
+
+def _kernel_from(device: torch.device) -> int | None:
+    return None if torch.version.hip else _KERNEL_FROM.get(torch.cuda.get_device_capability(device))
+
+
+def symmetric_product_route(device: torch.device) -> str:
+    """What makes the product of float64 matrices on a device that is no CPU: "cuda from D = 256" or "torch on cuda"."""
+    usable = device.type == "cuda" and cuda_module() is not None and torch.cuda.is_available()
+    least = _kernel_from(device) if usable else None
+    return f"torch on {device.type}" if least is None else f"cuda from D = {least}"
 
 
 def symmetric_product_kernel(

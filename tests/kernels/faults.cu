@@ -1,6 +1,7 @@
 // Small kernels, each right or with one fault planted; compiled for emulation by tests/test_emulation.py.
 //
 //     faults NAME right|planted     exit status 0: ran in every thread order with the same bits; else it says why not
+//     faults NAME unordered|crowded|greedy     a launch to be refused: no order, too many threads, too much memory
 #include <cuda_runtime.h>
 
 #include <cstdio>
@@ -256,18 +257,21 @@ const Case kCases[] = {
     CASE(mma_by_half_a_warp, 1),
 };
 
-int run(const Case& chosen, bool planted) {
-    std::vector<float> results[3];
+int run(const Case& chosen, const char* how) {
+    const auto is = [&](const char* word) { return !std::strcmp(how, word); };
+    const bool planted = is("planted");
+    const unsigned threads = is("crowded") ? 1056 : kThreads;
+    const size_t stages = std::strcmp(chosen.name, "async_wait_too_few") ? 1 : 2;
+    const size_t shared_bytes = is("greedy") ? 100 * 1024 : stages * kThreads * sizeof(float);
     const emulation::Order orders[] = {emulation::Order::forward, emulation::Order::reverse, emulation::Order::random};
-    const size_t shared_bytes = (std::strcmp(chosen.name, "async_wait_too_few") ? 1 : 2) * kThreads * sizeof(float);
+    std::vector<float> results[3];
     for (int i = 0; i < 3; i++) {
         std::vector<float> in(kThreads), out(kThreads);  // exactly as long as the kernels may reach
-        for (int j = 0; j < kThreads; j++) in[size_t(j)] = float(j * j);
-        if (!std::strcmp(chosen.name, "float_atomics") && planted)
-            for (int j = 0; j < kThreads; j++) in[size_t(j)] = 1.0f / float(j + 1);
-        emulation::set_thread_order(orders[i], 7);
-        const cudaError_t error = launch(chosen.kernels[planted], chosen.blocks, kThreads, shared_bytes, nullptr,
-                                         in.data(), out.data());
+        const bool whole = std::strcmp(chosen.name, "float_atomics") || !planted;
+        for (int j = 0; j < kThreads; j++) in[size_t(j)] = whole ? float(j * j) : 1.0f / float(j + 1);
+        if (!is("unordered")) emulation::set_thread_order(orders[i], 7);
+        const cudaError_t error =
+            launch(chosen.kernels[planted], chosen.blocks, threads, shared_bytes, nullptr, in.data(), out.data());
         if (error != cudaSuccess) return std::printf("%s\n", cudaGetErrorString(error)), 1;
         results[i] = out;
     }
@@ -281,10 +285,7 @@ int run(const Case& chosen, bool planted) {
 }  // namespace fidfast
 
 int main(int count, char** arguments) {
-    if (count == 1)
-        for (const auto& known : fidfast::kCases) std::printf("%s\n", known.name);
     for (const auto& known : fidfast::kCases)
-        if (count == 3 && !std::strcmp(known.name, arguments[1]))
-            return fidfast::run(known, !std::strcmp(arguments[2], "planted"));
-    return count == 1 ? 0 : 2;
+        if (count == 3 && !std::strcmp(known.name, arguments[1])) return fidfast::run(known, arguments[2]);
+    return 2;
 }

@@ -155,32 +155,37 @@ const Function kFunctions[] = {
     {"atomics", &atomics, [](size_t) { return size_t(8); }},
 };
 
-uint32_t* allocate(size_t words) {
+// The words in memory of the device (in emulation: of this machine), or null.
+uint32_t* to_device(const std::vector<uint32_t>& words) {
+    const size_t bytes = words.size() * 4;
 #if defined(FIDFAST_EMULATED)
-    return static_cast<uint32_t*>(std::aligned_alloc(64, (words * 4 + 63) / 64 * 64));
+    void* memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (memory) std::memcpy(memory, words.data(), bytes);
 #else
     void* memory = nullptr;
-    return cudaMallocManaged(&memory, words * 4) == cudaSuccess ? static_cast<uint32_t*>(memory) : nullptr;
+    if (cudaMalloc(&memory, bytes) != cudaSuccess) return nullptr;
+    if (cudaMemcpy(memory, words.data(), bytes, cudaMemcpyHostToDevice) != cudaSuccess) return nullptr;
 #endif
+    return static_cast<uint32_t*>(memory);
 }
 
 int run(const Function& chosen) {
     std::vector<uint32_t> read(1 << 20);
     read.resize(std::fread(read.data(), 4, read.size(), stdin));
-    const size_t words = chosen.words_out(read.size());
-    uint32_t *in = allocate(read.size()), *out = allocate(words);
+    std::vector<uint32_t> words(chosen.words_out(read.size()));
+    uint32_t *in = to_device(read), *out = to_device(words);
     if (!in || !out) return std::fprintf(stderr, "no memory\n"), 1;
-    std::memcpy(in, read.data(), read.size() * 4);
-    std::memset(out, 0, words * 4);
 #if defined(FIDFAST_EMULATED)
     emulation::set_thread_order(emulation::Order::random, 1);
 #endif
     cudaError_t error = launch(chosen.kernel, 1, kThreads, 8 * kThreads * 4, nullptr, in, out, int(read.size()));
-#if !defined(FIDFAST_EMULATED)
-    if (error == cudaSuccess) error = cudaDeviceSynchronize();
+#if defined(FIDFAST_EMULATED)
+    std::memcpy(words.data(), out, words.size() * 4);
+#else
+    if (error == cudaSuccess) error = cudaMemcpy(words.data(), out, words.size() * 4, cudaMemcpyDeviceToHost);
 #endif
     if (error != cudaSuccess) return std::fprintf(stderr, "%s\n", cudaGetErrorString(error)), 1;
-    std::fwrite(out, 4, words, stdout);
+    std::fwrite(words.data(), 4, words.size(), stdout);
     return 0;
 }
 

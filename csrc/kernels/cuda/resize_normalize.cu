@@ -11,6 +11,8 @@
 // (132 multiprocessors, two blocks each, four times) are wanted; with 100 images or more 1.1 times, and mostly from the
 // second-level cache, since the strips of an image run side by side. Images too wide for one tile of columns are cut:
 // then the tiles share up to 63 pixels and the taps across the boundary, 8 % at 2048 pixels.
+//
+// Speed on a GPU: not measured. Predictions, and what to try first: benchmarks/NOTES.md.
 #include "kernels/cuda/resize_normalize.h"
 
 #include <algorithm>
@@ -140,8 +142,17 @@ __global__ void __launch_bounds__(kMaxThreads, kBlocks<Real, kSource>) resize_ke
 #pragma unroll 1
         for (int first = 0; first < rows; first += kBatch) {
             float values[kBatch][3];
-            resize_along_x<Real, kBatch, kSource>(source.unpacked(first, 0), p.shared.plane, at, column_weights,
-                                                      image.chunks, values);
+            const char* unpacked = source.unpacked(first, 0);
+            if constexpr (sizeof(Real) == 4) {
+                if (image.two_taps)
+                    two_taps_along_x<kBatch, kSource>(unpacked, p.shared.plane, at, column_weights, values);
+                else
+                    resize_along_x<Real, kBatch, kSource>(unpacked, p.shared.plane, at, column_weights, image.chunks,
+                                                          values);
+            } else {
+                resize_along_x<Real, kBatch, kSource>(unpacked, p.shared.plane, at, column_weights, image.chunks,
+                                                      values);
+            }
 #pragma unroll 1
             for (int row = first; row < min(rows, first + kBatch); row++) {
                 const int source_y = region.row_at(position + row);

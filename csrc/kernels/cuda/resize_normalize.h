@@ -27,7 +27,8 @@ struct DeviceImage {
     const void* rows;
     int32_t chunks;  // of horizontal taps
     Layout layout;
-    bool scatter;  // row_method
+    bool two_taps;  // at most, along a row
+    bool scatter;   // row_method
 };
 
 struct ResizeNormalizeParams {

@@ -97,6 +97,27 @@ __device__ __forceinline__ void resize_along_x(const char* rows, int plane, int 
     for (int i = 0; i < kBatch * 3; i++) values[i / 3][i % 3] = float(sums[i / 3][i % 3] * scale);
 }
 
+// The same where an output has at most two taps (bilinear without antialias, and enlarging with it): a byte of shared
+// memory is a tiny number as it is loaded, so that nothing is shifted or permuted and no zero weight is multiplied.
+template <int kBatch, Source kSource>
+__device__ __forceinline__ void two_taps_along_x(const char* rows, int plane, int at, const float* weights,
+                                                 float (&values)[kBatch][3]) {
+    const float2 w = __ldg(reinterpret_cast<const float2*>(weights));
+    const float scale = float(kSource == Source::floats ? 1.0 / kWeightScale<float> : kByteScale<float>);
+#pragma unroll
+    for (int i = 0; i < kBatch * 3; i++) {
+        float first, second;
+        if constexpr (kSource == Source::floats) {
+            const float* source = reinterpret_cast<const float*>(rows + i * plane) + at;
+            first = source[0], second = source[1];
+        } else {
+            const uint8_t* source = reinterpret_cast<const uint8_t*>(rows + i * plane) + at;
+            first = __uint_as_float(source[0]), second = __uint_as_float(source[1]);
+        }
+        values[i / 3][i % 3] = fused(second, w.y, __fmul_rn(first, w.x)) * scale;
+    }
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Storing an output row
 // ---------------------------------------------------------------------------------------------------------------------

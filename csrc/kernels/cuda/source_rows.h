@@ -105,11 +105,14 @@ public:
             char* to = raw_row(stage, row, channel);
             for (int at = 16 * lane; from + at < source + bytes; at += 16 * 32) {
                 const char* piece = from + at;
-                if (piece >= region_.data)
-                    async_copy_16(to + at, piece, int(min(int64_t(16), int64_t(region_.data + image_.extent - piece))));
-                else  // before the image's first byte: perhaps nobody's memory
-                    for (int k = int(region_.data - piece); k < 16 && piece + k < region_.data + image_.extent; k++)
-                        to[at + k] = piece[k];
+                if (piece >= region_.data && region_.data + image_.extent - piece >= 16)
+                    async_copy_16(to + at, piece);
+                else  // past the image's first or last byte: perhaps nobody's memory
+#pragma unroll 1
+                    for (int k = 0; k < 16; k++) {
+                        const int64_t place = piece + k - region_.data;
+                        if (place >= 0 && place < image_.extent) to[at + k] = piece[k];
+                    }
             }
         }
     }

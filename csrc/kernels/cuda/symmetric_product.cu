@@ -48,13 +48,13 @@ struct SlabCopier {
         for (int pass = 0; pass < kPasses; pass++) {
             const int64_t fast_left = kRowsApart ? columns_left : rows_left - fast();
             const int64_t slow_left = (kRowsApart ? rows_left - slow() : columns_left) - pass * kApart;
-            const int inside = slow_left <= 0 || fast_left <= 0 ? 0 : fast_left == 1 ? 1 : 2;
+            const bool exists = slow_left > 0 && fast_left > 0;
             const double* source = from + pass * kApart * stride;
-            if (aligned) {
-                async_copy_16(to + pass * kApart * kStride, source, 8 * inside);
+            if (aligned) {  // both of a pair exist or neither: whole copies or none, which the hardware does at once
+                async_copy_16(to + pass * kApart * kStride, source, exists ? 16 : 0);
             } else {
-                async_copy_8(to + pass * kApart * kStride, source, inside > 0 ? 8 : 0);
-                async_copy_8(to + pass * kApart * kStride + 1, source + 1, inside > 1 ? 8 : 0);
+                async_copy_8(to + pass * kApart * kStride, source, exists ? 8 : 0);
+                async_copy_8(to + pass * kApart * kStride + 1, source + 1, exists && fast_left > 1 ? 8 : 0);
             }
         }
         from += kRowsApart ? kDepth * stride : kDepth;
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kTileThreads, 4) symmetric_product_kernel(Symm
     const TilePlace tile = tile_place(blockIdx.x);
     const bool diagonal = tile.row == tile.column;
     const bool same = diagonal && p.x.data == p.y.data && p.x.stride == p.y.stride;  // one slab is both
-    const bool aligned = is_aligned(p.x) && is_aligned(p.y);
+    const bool aligned = is_aligned(p.x) && is_aligned(p.y) && (kRowsApart ? p.d : p.m) % 2 == 0;
     SlabCopier<kRowsApart> left(p.x, tile.row * kTile, p.d), right(p.y, tile.column * kTile, p.d);
     const auto copy_stage = [&](int64_t first) {
         double* slab = slabs + first / kDepth % 2 * 2 * kSlab<kRowsApart>;

@@ -1,0 +1,188 @@
+"""The whole path with images, features and statistics on a device, pretended on the CPU (pretend_cuda.py)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+from backends import make_backend
+from pretend_cuda import CUDA, OnDevice, inside, pretended, to_device, waits
+from torch import Tensor, nn
+
+import fidfast
+from fidfast import frechet_distance, matrix_sqrt
+from fidfast.chunk_graph import ChunkGraph
+from fidfast.features import CallableExtractor
+from fidfast.frechet import statistics_distance
+from fidfast.statistics import FeatureStatistics
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A device without our kernels: torch takes their place."""
+    with pretended(monkeypatch, None):
+        yield
+
+
+@pytest.fixture(params=["torch", "kernels"])
+def either_device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    module = make_backend("emulated").module if request.param == "kernels" else None
+    with pretended(monkeypatch, module):
+        yield
+
+
+class Means(nn.Module):
+    """(N, 3, H, W) uint8 → (N, 12): means of four quarters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.linspace(0.5, 2.0, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.adaptive_avg_pool2d(x.float(), 2).flatten(1) * self.scale
+
+
+def _images(count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, 10, 9), dtype=torch.uint8, generator=generator)
+
+
+def _features(count: int, size: int, seed: int) -> Tensor:
+    return torch.randn(count, size, generator=torch.Generator().manual_seed(seed)) * torch.linspace(0.1, 2, size)
+
+
+def _extractor(place: str) -> CallableExtractor:
+    network = Means()
+    if place == "cuda":
+        network.scale = to_device(network.scale)
+    return CallableExtractor(network, device=place)
+
+
+def test_statistics_and_distances_stay_there(either_device: None) -> None:
+    rows = [_features(count, 40, seed) for seed, count in enumerate((300, 30, 1200))]
+    found, expected = [], []
+    for of, place in ((found, to_device), (expected, torch.clone)):
+        for part in rows:
+            statistics = FeatureStatistics(40)
+            for batch in part.split(70):
+                statistics.update(place(batch))
+            of.append(statistics)
+    for there, here in zip(found, expected, strict=True):
+        assert isinstance(there.mu, OnDevice) and isinstance(there.sigma, OnDevice)
+        torch.testing.assert_close(inside(there.sigma), here.sigma, rtol=1e-12, atol=1e-12)
+    for i, j in ((0, 2), (1, 2), (0, 1)):
+        plain = statistics_distance(expected[i], expected[j])
+        for sides in ((found[i], found[j]), (found[i], expected[j]), (expected[i], found[j])):
+            term = statistics_distance(*sides)
+            assert "polar" in term.route and term.raw == pytest.approx(plain.raw, abs=1e-9)
+    found[0].merge(expected[2])
+    expected[0].merge(expected[2])
+    torch.testing.assert_close(inside(found[0].sigma), expected[0].sigma, rtol=1e-12, atol=1e-12)
+
+
+def test_matrix_functions_stay_there(device: None) -> None:
+    a, b = (torch.cov(_features(60, 6, seed).double().T) for seed in (1, 2))
+    zero = torch.zeros(6, dtype=torch.float64)
+    root = matrix_sqrt(to_device(a))
+    assert isinstance(root, OnDevice)
+    torch.testing.assert_close(inside(root) @ inside(root), a)
+    value = frechet_distance(*map(to_device, (zero, a, zero, b)))
+    assert isinstance(value, OnDevice) and float(value) == pytest.approx(float(frechet_distance(zero, a, zero, b)))
+    waits.clear()
+    assert all(isinstance(part, OnDevice) for part in frechet_distance(*map(to_device, (zero, a, zero, b)), sync=False))
+    assert not waits
+
+
+@pytest.mark.parametrize("place", ["cuda", "cpu"])
+def test_a_whole_evaluation(device: None, place: str) -> None:
+    """Images there or here, the network there or here; error bars, indices, duplicates, a state that travels."""
+    real, generated = _images(150), _images(200, 1)
+    options = {"progress": False, "error_bars": True}
+    reference = fidfast.compute_fid(real, generated, feature_extractor=_extractor("cpu"), **options)
+    given = [to_device(images) if place == "cuda" else images for images in (real, generated)]
+    for where in ("cuda", "cpu"):
+        extractor = _extractor(where)
+        result = fidfast.compute_fid(*given, feature_extractor=extractor, **options)
+        assert float(result) == pytest.approx(float(reference), rel=1e-9)
+        assert result.standard_error == pytest.approx(reference.standard_error, rel=1e-6)
+        fid = fidfast.FID(real, feature_extractor=extractor)
+        for start in range(0, 200, 90):
+            fid.update(given[1][start : start + 90], torch.arange(start, min(start + 90, 200)))
+        state = fid.state_dict()
+        other = fidfast.FID(real, feature_extractor=extractor)
+        other.load_state_dict(state)
+        assert float(fid.compute()) == pytest.approx(float(reference), rel=1e-9)
+        assert float(other.compute()) == pytest.approx(float(reference), rel=1e-9)
+
+
+def test_the_resize_happens_where_the_network_is(either_device: None) -> None:
+    images = [image.permute(1, 2, 0).contiguous().permute(2, 0, 1) for image in _images(3)] + list(_images(2, 5))
+    expected, hashes = fidfast.ops.resize_normalize(images, "pytorch-fid", content_hash=True)
+    for given in (images, [to_device(image) for image in images]):
+        out, found = fidfast.ops.resize_normalize(given, "pytorch-fid", content_hash=True, device=CUDA)
+        assert isinstance(out, OnDevice) and isinstance(found, OnDevice)
+        torch.testing.assert_close(inside(out), expected, rtol=0, atol=1e-6)
+        assert torch.equal(inside(found), hashes)
+    back, found = fidfast.ops.resize_normalize(given, "pytorch-fid", content_hash=True, device=torch.device("cpu"))
+    assert not isinstance(back, OnDevice) and torch.equal(found, hashes)
+
+
+def test_nothing_waits_for_a_chunk_before_the_next_is_on_its_way(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host asks for no number between the chunks; the first chunks come and the last one ends the pass."""
+    extractor = _extractor("cuda")
+    said: list[int] = []
+    inner = extractor.network
+    monkeypatch.setattr(extractor, "network", lambda x: said.append(len(waits)) or inner(x))
+    images = to_device(_images(64 * 5 + 3))
+    statistics = fidfast.compute_statistics(images, feature_extractor=extractor, progress=False)
+    assert len(said) == 6 and len(set(said)) == 1
+    assert statistics.num_samples == 323
+
+
+def test_the_second_chunk_is_captured_and_the_rest_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured: list[Graph] = []
+
+    class Graph:
+        """Replayed by running the function again."""
+
+        replays = 0
+
+        def __init__(self) -> None:
+            captured.append(self)
+
+        def replay(self) -> None:
+            network._out.copy_(network._function(network._x))
+            self.replays += 1
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **options: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    network = ChunkGraph(lambda x: x.sum(dim=1))
+    batches = [torch.randn(4, 5) for _ in range(4)]
+    assert torch.equal(network(batches[0]), batches[0].sum(dim=1)) and not captured
+    found = [network(batch) for batch in batches[1:]]  # a result is no part of the graph: the next one leaves it alone
+    for got, batch in zip(found, batches[1:], strict=True):
+        assert torch.equal(got, batch.sum(dim=1))
+    assert len(captured) == 1 and captured[0].replays == 3
+    assert torch.equal(network(batches[0][:3]), batches[0][:3].sum(dim=1)) and captured[0].replays == 3
+
+
+def test_a_refused_capture_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    network = ChunkGraph(lambda x: 2 * x)
+    x = torch.ones(2)
+    network(x)
+    with pytest.warns(UserWarning, match="without a CUDA graph, which was refused: operation not permitted when"):
+        assert torch.equal(network(x), 2 * x)
+    assert torch.equal(network(x), 2 * x)
