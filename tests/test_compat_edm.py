@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 from test_metric import make_images
 
 import fidfast
+from fidfast import evaluation
 from fidfast.compat.edm import calculate_metrics, fid
 from fidfast.compat.edm.dataset import ImageFolderDataset, chosen
 from fidfast.compat.edm.metric_utils import FeatureStats
@@ -23,15 +25,34 @@ from fidfast.compat.edm.metric_utils import FeatureStats
 
 def write(folder: Path, images: torch.Tensor) -> None:
     for index, image in enumerate(images):
-        path = folder / f"{index // 3:05}" / f"img{index:08}.png"
+        path = folder / f"{index // 2:05}" / f"img{index:08}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
 
 
+_networks: dict[tuple[Any, ...], Any] = {}
+
+
+@pytest.fixture
+def one_network(weights_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls with the same options share the network, whose making would be most of the time of these tests."""
+    make = evaluation.resolve_extractor
+
+    def shared(feature_extractor: Any = None, **options: Any) -> Any:
+        if feature_extractor is not None:
+            return make(feature_extractor, **options)
+        key = tuple(map(str, options.values()))
+        if key not in _networks:
+            _networks[key] = make(None, **options)
+        return _networks[key]
+
+    monkeypatch.setattr(evaluation, "resolve_extractor", shared)
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    write(tmp_path / "real", make_images(8, 1, 32))
-    write(tmp_path / "made", make_images(7, 2, 32))
+    write(tmp_path / "real", make_images(4, 1, 32))
+    write(tmp_path / "made", make_images(3, 2, 32))
     (tmp_path / "real" / "dataset.json").write_text("{}")
     with zipfile.ZipFile(tmp_path / "real.zip", "w") as archive:
         for file in sorted((tmp_path / "real").rglob("*.*")):
@@ -41,13 +62,13 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_a_folder_and_a_zip_hold_the_same_images_in_the_same_order(folders: tuple[Path, Path]) -> None:
     first, second = (ImageFolderDataset(str(path)) for path in (folders[0], f"{folders[0]}.zip"))
-    assert first.names == second.names == sorted(first.names) and len(first) == 8
+    assert first.names == second.names == sorted(first.names) and len(first) == 4
     assert isinstance(first.source, list) and second.source is second
     for dataset in (first, pickle.loads(pickle.dumps(second)), second):
-        assert torch.equal(torch.stack([dataset[i] for i in range(8)]), make_images(8, 1, 32))
+        assert torch.equal(torch.stack([dataset[i] for i in range(4)]), make_images(4, 1, 32))
     assert pickle.loads(pickle.dumps(second))._zip is None
     part = ImageFolderDataset(str(folders[0]), max_size=3, random_seed=5)
-    assert part.names == [first.names[i] for i in chosen(8, 3, 5)]
+    assert part.names == [first.names[i] for i in chosen(4, 3, 5)]
     for bad, message in (
         ("nowhere", "Path must point to a directory or zip, got nowhere"),
         (str(folders[0].parent / "empty"), "No image files found"),
@@ -75,20 +96,20 @@ def test_gray_and_palette_images_become_rgb(tmp_path: Path) -> None:
     )
 
 
-def test_edms_commands(folders: tuple[Path, Path], weights_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_edms_commands(folders: tuple[Path, Path], one_network: None, capsys: pytest.CaptureFixture[str]) -> None:
     real, made = folders
     reference = real.parent / "refs" / "real.npz"
     assert fid.main(["ref", f"--data={real}.zip", f"--dest={reference}", "--device=cpu"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "Done."
-    expected = fidfast.compute_statistics(make_images(8, 1, 32), preset="tensorflow", device="cpu", progress=False)
+    expected = fidfast.compute_statistics(make_images(4, 1, 32), preset="tensorflow", device="cpu", progress=False)
     with np.load(reference) as stored:
         assert np.allclose(stored["mu"], expected.mu.numpy(), rtol=1e-12)
         np.savez(real.parent / "theirs.npz", mu=stored["mu"], sigma=stored["sigma"])
     value = float(
-        fidfast.compute_fid(expected, make_images(7, 2, 32), preset="tensorflow", device="cpu", progress=False)
+        fidfast.compute_fid(expected, make_images(3, 2, 32), preset="tensorflow", device="cpu", progress=False)
     )
     for file in (reference, real.parent / "theirs.npz"):
-        arguments = ["calc", f"--images={made}", f"--ref={file}", "--num=7", "--batch=3", "--device=cpu"]
+        arguments = ["calc", f"--images={made}", f"--ref={file}", "--num=3", "--batch=3", "--device=cpu"]
         assert fid.main(arguments) == 0
         captured = capsys.readouterr()
         assert float(captured.out.splitlines()[-1]) == pytest.approx(value, rel=1e-5)
@@ -100,7 +121,7 @@ def test_edms_commands(folders: tuple[Path, Path], weights_path: Path, capsys: p
     for arguments, message in (
         (
             ["calc", f"--images={made}", f"--ref={reference}", "--device=cpu"],
-            "Found 7 images, but expected at least 50000",
+            "Found 3 images, but expected at least 50000",
         ),
         (["calc", f"--images={made}", f"--ref={real}/none.npz"], "expected a statistics file"),
         (["ref", f"--data={made}/00000/none", "--dest=x.npz"], "Path must point to a directory or zip"),
@@ -109,27 +130,27 @@ def test_edms_commands(folders: tuple[Path, Path], weights_path: Path, capsys: p
         assert message in capsys.readouterr().err
     expected.metadata = expected.metadata.__class__(2048, preset="clean-fid")
     expected.save(reference)
-    assert fid.main(["calc", f"--images={made}", f"--ref={reference}", "--num=7"]) == 1
+    assert fid.main(["calc", f"--images={made}", f"--ref={reference}", "--num=3"]) == 1
     assert "expected statistics of preset 'tensorflow', got those of 'clean-fid'" in capsys.readouterr().err
 
 
 def test_edm2s_commands_and_pickles(
-    folders: tuple[Path, Path], weights_path: Path, capsys: pytest.CaptureFixture[str]
+    folders: tuple[Path, Path], one_network: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real, made = folders
     file = real.parent / "new" / "real.pkl"
     assert calculate_metrics.main(["ref", f"--data={real}", f"--dest={file}", "--device=cpu", "--workers=0"]) == 0
     with file.open("rb") as handle:
         stored = pickle.load(handle)
-    assert stored["num_images"] == 8 and stored["fid"]["sigma"].dtype == np.float64
-    arguments = ["calc", f"--images={made}", f"--ref={file}", "--num=7", "--device=cpu", "--workers=0"]
+    assert stored["num_images"] == 4 and stored["fid"]["sigma"].dtype == np.float64
+    arguments = ["calc", f"--images={made}", f"--ref={file}", "--num=3", "--device=cpu", "--workers=0"]
     assert calculate_metrics.main(arguments) == 1
     assert "this is a pickle, which can run any code" in capsys.readouterr().err
     assert calculate_metrics.main([*arguments, "--allow-pickle"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    statistics = fidfast.compute_statistics(make_images(8, 1, 32), preset="tensorflow", device="cpu", progress=False)
+    statistics = fidfast.compute_statistics(make_images(4, 1, 32), preset="tensorflow", device="cpu", progress=False)
     value = float(
-        fidfast.compute_fid(statistics, make_images(7, 2, 32), preset="tensorflow", device="cpu", progress=False)
+        fidfast.compute_fid(statistics, make_images(3, 2, 32), preset="tensorflow", device="cpu", progress=False)
     )
     assert lines[-2:] == ["Calculating fid...", f"fid = {value:g}"]
     assert any("fd_dinov2 needs DINOv2" in line and "skipping" in line for line in lines)
@@ -142,24 +163,25 @@ def test_edm2s_commands_and_pickles(
     assert "No statistics computed for fd_dinov2 -- skipping." in capsys.readouterr().out
 
 
-def test_both_ranks_of_torchrun_take_their_share(folders: tuple[Path, Path], weights_path: Path) -> None:
+def test_both_ranks_of_torchrun_take_their_share(folders: tuple[Path, Path], one_network: None) -> None:
     real, made = folders
     reference = real.parent / "ref.npz"
-    statistics = fidfast.compute_statistics(make_images(8, 1, 32), preset="tensorflow", device="cpu", progress=False)
+    statistics = fidfast.compute_statistics(make_images(4, 1, 32), preset="tensorflow", device="cpu", progress=False)
     statistics.save(reference)
     value = float(
-        fidfast.compute_fid(statistics, make_images(7, 2, 32), preset="tensorflow", device="cpu", progress=False)
+        fidfast.compute_fid(statistics, make_images(3, 2, 32), preset="tensorflow", device="cpu", progress=False)
     )
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     run = subprocess.run(
         [
             *launcher,
             "-m",
+            "--",  # or torchrun takes --num for the beginning of an option of its own
             "fidfast.compat.edm.fid",
             "calc",
             f"--images={made}",
             f"--ref={reference}",
-            "--num=7",
+            "--num=3",
             "--device=cpu",
         ],
         capture_output=True,
@@ -203,7 +225,7 @@ def test_stylegans_feature_stats_divide_by_n(tmp_path: Path) -> None:
 
 
 def test_stylegans_feature_stats_keep_all(tmp_path: Path) -> None:
-    rows = torch.randn(9, 4)
+    rows = torch.randn(3, 4)
     stats = FeatureStats(capture_all=True)
     stats.append_torch(rows)
     assert torch.equal(stats.get_all_torch(), rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import io
 import re
@@ -185,7 +186,8 @@ def clean_fid(peer_weights: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType
         if not resize_inside:
             return network
         resized = torch.nn.Module()
-        resized.forward = lambda x: network(interpolate_bilinear_2d_like_tensorflow1x(x, (299, 299)))
+        resize_as_tensorflow = functools.partial(interpolate_bilinear_2d_like_tensorflow1x, align_corners=False)
+        resized.forward = lambda x: network(resize_as_tensorflow(x, (299, 299)))
         return resized
 
     monkeypatch.setattr(cleanfid.features, "InceptionV3W", load)

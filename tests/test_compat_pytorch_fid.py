@@ -101,8 +101,12 @@ def test_statistics_of_another_preprocessing_are_refused(folders: tuple[str, str
         folders[0], preset="tensorflow", feature_dim=64, device="cpu", progress=False
     )
     path = statistics.save(tmp_path / "other.npz")
-    with pytest.raises(ValueError, match="expected preset 'pytorch-fid', got statistics of 'tensorflow'"):
+    with pytest.raises(ValueError, match="expected statistics of preset 'pytorch-fid', got those of 'tensorflow'"):
         fid_score.calculate_fid_given_paths([path, folders[1]], 5, CPU, 64)
+    own = fidfast.FeatureStatistics(64, weights="my.Network sha256 0")
+    own.update(torch.rand(5, 64))
+    with pytest.raises(ValueError, match="expected statistics of preset 'pytorch-fid', got those of 'my.Network"):
+        fid_score.calculate_fid_given_paths([own.save(tmp_path / "own.npz"), folders[1]], 5, CPU, 64)
 
 
 def test_the_same_files_as_pytorch_fid(folders: tuple[str, str], tmp_path: Path, network: InceptionV3) -> None:

@@ -413,7 +413,7 @@ def test_the_resize_in_float64(size: tuple[int, int]) -> None:
         exact = (network.resize(images, preset) - 128) / 128
         assert exact.dtype == torch.float64
         fast = fidfast.preprocess(images, preset)
-        assert (exact - fast).abs().max() <= TOLERANCES["resize/original"].atol
+        assert (exact - fast).abs().max() <= TOLERANCES["resize/float64"].atol
 
 
 def test_the_network_moves_copies_and_ignores_checkpoints(random_weights: dict[str, Tensor]) -> None:

@@ -161,7 +161,7 @@ def train_diffusion(folder: Path, calls: list[int], *, steps: int, slower: int =
         for index, image in enumerate(make_images(128, 5, size=8)):
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(images / f"{index}.png")
     diffusion = GaussianDiffusion(
-        Unet(8, dim_mults=(1, 2), flash_attn=False), image_size=8, timesteps=10, sampling_timesteps=2
+        Unet(8, dim_mults=(1, 2), flash_attn=False), image_size=8, timesteps=10, sampling_timesteps=1
     )
     trainer = Trainer(
         diffusion, str(images), train_batch_size=64, train_num_steps=steps, save_and_sample_every=10**9,
@@ -179,7 +179,7 @@ def train_diffusion(folder: Path, calls: list[int], *, steps: int, slower: int =
     reference = fidfast.compute_statistics(make_images(200, 6, size=8), feature_extractor=moments, progress=False)
     evaluator = fidfast.TrainingEvaluator(
         sample, reference, model=trainer.ema.ema_model, batch_size=125, value_range=(0, 1), feature_extractor=moments,
-        **options,
+        error_bars=False, **options,
     )  # fmt: skip
 
     def after_step(*_: Any) -> None:

@@ -14,6 +14,7 @@ class Tolerance(NamedTuple):
 TOLERANCES: dict[str, Tolerance] = {
     "fid/peer": Tolerance(1e-4, 1e-4, "another tool, same images and weights: float32 convolutions in another order"),
     "compat/float32": Tolerance(0, 1e-5, "a tool's float32 kernel sums and softmaxes against ours in float64, below 2"),
+    "resize/float64": Tolerance(0, 1e-4, "places of up to 400 pixels rounded to float32, neighbours up to 2 apart"),
     "resize/original": Tolerance(0, 5e-6, "float32 sums in another order, on [-1, 1]; up to 4096 pixels wide"),
     "resize/pillow": Tolerance(0, 3e-7, "the two passes in the other order: a float32 rounding of 255, on [-1, 1]"),
     "resize/twin": Tolerance(0, 1e-6, "float32 sums of up to 30 taps against float64, on [-1, 1]"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fidfast
+from fidfast.compat.raw_sums import distance_of, moments_of
 from fidfast.distributed import Ranks
 
 __all__ = ["FID", "fid_score"]
@@ -76,7 +77,6 @@ class FID(_Base):
             )
         self._num_features = num_features
         self._feature_extractor = feature_extractor.to(device)
-        self._eps = 1e-6
         super().__init__(output_transform=output_transform, device=device)
 
     def reset(self) -> None:
@@ -107,12 +107,7 @@ class FID(_Base):
         n = int(count)
         if n < 2:
             raise ValueError(f"FID: a covariance needs at least 2 images, got {n}")
-        moments = []
-        for total, products in ((sums[0], sums[1]), (sums[2], sums[3])):
-            mean = total / n
-            moments.append((mean, (products - n * torch.outer(mean, mean)) / (n - 1)))
-        (mu1, sigma1), (mu2, sigma2) = moments
-        return fid_score(mu1, mu2, sigma1, sigma2, self._eps)
+        return float(distance_of(moments_of(n, sums[0], sums[1]), moments_of(n, sums[2], sums[3])))
 
     def _features(self, images: Tensor) -> Tensor:  # → (N, num_features) float64
         with torch.no_grad():

@@ -16,6 +16,9 @@ __all__ = ["FID"]
 class FID(nn.Module):
     """``FID()(x_features, y_features)``: the Fréchet distance of two sets (N, D), as a float64 tensor; no gradients."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, x_features: Tensor, y_features: Tensor) -> Tensor:
         return self.compute_metric(x_features, y_features)
 

@@ -21,7 +21,7 @@ def load_reference(
         StatisticsError: naming the file; another preset or feature_dim.
     """
     loaded = FeatureStatistics.load(path, feature_dim=feature_dim, allow_pickle=allow_pickle)
-    made_with = loaded.metadata.preset
+    made_with = loaded.metadata.preset or loaded.metadata.weights  # a network of one's own has a name but no preset
     if preset is not None and made_with is None:
         loaded.metadata = replace(loaded.metadata, preset=preset, precision="fp32", weights=FID_WEIGHTS_SHA256)
     elif preset is not None and made_with != preset:

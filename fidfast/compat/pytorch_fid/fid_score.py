@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from torch import Tensor
 from fidfast import FeatureStatistics, ImagesError, StatisticsError, compute_features, compute_fid, compute_statistics
 from fidfast import frechet_distance as _frechet_distance
 from fidfast.compat.pytorch_fid.inception import InceptionV3
+from fidfast.compat.reference import load_reference
 from fidfast.images import open_images
-from fidfast.weights import FID_WEIGHTS_SHA256
 
 IMAGE_EXTENSIONS = {"bmp", "jpg", "jpeg", "pgm", "png", "ppm", "tif", "tiff", "webp"}
 
@@ -108,7 +107,7 @@ def compute_statistics_of_path(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of a folder's images, or from an .npz file with mu and sigma."""
     if _is_npz(path):
-        statistics = _load(path, None)
+        statistics = load_reference(path, preset=_PRESET, feature_dim=None)
         return statistics.mu.cpu().numpy(), statistics.sigma.cpu().numpy()
     return calculate_activation_statistics(_files(path), model, batch_size, dims, device, num_workers)
 
@@ -120,7 +119,9 @@ def calculate_fid_given_paths(
     for path in paths:
         if not os.path.exists(path):
             raise RuntimeError(f"Invalid path: {path}")
-    sides: list[Any] = [_load(path, dims) if _is_npz(path) else _files(path) for path in paths[:2]]
+    sides: list[Any] = [
+        load_reference(path, preset=_PRESET, feature_dim=dims) if _is_npz(path) else _files(path) for path in paths[:2]
+    ]
     for side in sides:
         if isinstance(side, list):
             _batch_size(batch_size, len(side))
@@ -146,7 +147,7 @@ def save_fid_stats(paths: Sequence[_Path], batch_size: int, device: Any, dims: i
     target = target if target.suffix == ".npz" else target.with_name(f"{target.name}.npz")
     print(f"Saving statistics for {paths[0]}")
     if _is_npz(paths[0]):
-        statistics = _load(paths[0], dims)
+        statistics = load_reference(paths[0], preset=_PRESET, feature_dim=dims)
     else:
         files = _files(paths[0])
         _batch_size(batch_size, len(files))
@@ -172,15 +173,6 @@ def main() -> None:
 
 def _is_npz(path: _Path) -> bool:
     return os.fspath(path).endswith(".npz")
-
-
-def _load(path: _Path, dims: int | None) -> FeatureStatistics:
-    statistics = FeatureStatistics.load(path, feature_dim=dims)
-    if statistics.metadata.version is None:  # another tool's file, which says nothing: pytorch-fid takes it as its own
-        statistics.metadata = replace(statistics.metadata, preset=_PRESET, precision="fp32", weights=FID_WEIGHTS_SHA256)
-    if statistics.metadata.preset not in (None, _PRESET):
-        raise StatisticsError(f"{path}: expected preset {_PRESET!r}, got statistics of {statistics.metadata.preset!r}")
-    return statistics
 
 
 def _files(folder: _Path) -> list[Path]:

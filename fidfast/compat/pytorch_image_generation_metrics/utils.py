@@ -56,20 +56,20 @@ class ImageDataset(Dataset):
             return self.transform(image.convert("RGB"))
 
 
-def get_fid(images: Tensor | DataLoader, fid_ref: str, use_torch: bool = False, **kwargs: Any) -> float:
+def get_fid(images: Tensor | DataLoader | list[str], fid_ref: str, use_torch: bool = False, **kwargs: Any) -> float:
     """The FID of float images in [0, 1], a tensor (N, 3, H, W) or a loader of such, against a statistics file."""
     return _measure(images, fid_ref, None, use_torch, kwargs)[1]
 
 
 def get_inception_score(
-    images: Tensor | DataLoader, splits: int = 10, use_torch: bool = False, **kwargs: Any
+    images: Tensor | DataLoader | list[str], splits: int = 10, use_torch: bool = False, **kwargs: Any
 ) -> tuple[float, float]:
     """(mean, standard deviation) of the Inception Score, in the images' order. Needs weights with the final layer."""
     return _measure(images, None, splits, use_torch, kwargs)[0]
 
 
 def get_inception_score_and_fid(
-    images: Tensor | DataLoader, fid_ref: str, splits: int = 10, use_torch: bool = False, **kwargs: Any
+    images: Tensor | DataLoader | list[str], fid_ref: str, splits: int = 10, use_torch: bool = False, **kwargs: Any
 ) -> tuple[tuple[float, float], float]:
     """Both, from one pass."""
     return _measure(images, fid_ref, splits, use_torch, kwargs)

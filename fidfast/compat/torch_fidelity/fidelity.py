@@ -128,7 +128,7 @@ def _device(gpu: str) -> contextlib.AbstractContextManager[None]:
         raise ValueError(
             f"--gpu: expected the number of a CUDA device, of which there are {torch.cuda.device_count()}, got {gpu!r}"
         )
-    return torch.cuda.device(int(first))  # type: ignore[no-untyped-call, return-value]
+    return torch.cuda.device(int(first))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ def fid_features_to_statistics(features: Tensor) -> dict[str, np.ndarray]:  # (N
 
 def features_statistics(features: Tensor, preset: str | None = None) -> fidfast.FeatureStatistics:  # (N, D)
     """Statistics of features, of the FID network where ``preset`` is given."""
-    made = {} if preset is None else {"preset": preset, "precision": "fp32", "weights": FID_WEIGHTS_SHA256}
+    made: dict[str, Any] = (
+        {} if preset is None else {"preset": preset, "precision": "fp32", "weights": FID_WEIGHTS_SHA256}
+    )
     statistics = fidfast.FeatureStatistics(features.shape[1], **made)
     statistics.update(features)
     return statistics

@@ -11,7 +11,7 @@ from fidfast.metrics.kid import kernel_distance
 
 KEY_METRIC_KID_MEAN = "kernel_inception_distance_mean"
 KEY_METRIC_KID_STD = "kernel_inception_distance_std"
-_KERNELS = {"poly": "polynomial", "rbf": "rbf"}
+_KERNELS: dict[str, str] = {"poly": "polynomial", "rbf": "rbf"}
 
 
 def kid_features_to_metric(features_1: Tensor, features_2: Tensor, **kwargs: Any) -> dict[str, float]:  # (N, D) each
@@ -35,4 +35,4 @@ def kid_features_to_metric(features_1: Tensor, features_2: Tensor, **kwargs: Any
         sigma=get_kwarg("kid_kernel_rbf_sigma", kwargs),
         seed=get_kwarg("rng_seed", kwargs),
     )
-    return {KEY_METRIC_KID_MEAN: distance.mean, KEY_METRIC_KID_STD: distance.std}
+    return {KEY_METRIC_KID_MEAN: distance.mean, KEY_METRIC_KID_STD: float(distance.values.std())}

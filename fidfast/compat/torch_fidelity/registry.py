@@ -77,16 +77,16 @@ def register_interpolation(name: str, fn_interpolate: Callable[..., Any]) -> Non
     INTERPOLATION_REGISTRY[name] = fn_interpolate
 
 
-for _name, _options in {
-    "cifar10-train": ("CIFAR10", {"train": True}),
-    "cifar10-val": ("CIFAR10", {"train": False}),
-    "cifar100-train": ("CIFAR100", {"train": True}),
-    "cifar100-val": ("CIFAR100", {"train": False}),
-    "stl10-train": ("STL10", {"split": "train"}),
-    "stl10-test": ("STL10", {"split": "test"}),
-    "stl10-unlabeled": ("STL10", {"split": "unlabeled"}),
-}.items():
-    register_dataset(_name, partial(torchvision_dataset, *_options))
+for _name, _class, _options in (
+    ("cifar10-train", "CIFAR10", {"train": True}),
+    ("cifar10-val", "CIFAR10", {"train": False}),
+    ("cifar100-train", "CIFAR100", {"train": True}),
+    ("cifar100-val", "CIFAR100", {"train": False}),
+    ("stl10-train", "STL10", {"split": "train"}),
+    ("stl10-test", "STL10", {"split": "test"}),
+    ("stl10-unlabeled", "STL10", {"split": "unlabeled"}),
+):
+    register_dataset(_name, partial(torchvision_dataset, _class, _options))
 
 register_feature_extractor("inception-v3-compat", FeatureExtractorInceptionV3)
 register_feature_extractor("vgg16", FeatureExtractorVGG16)

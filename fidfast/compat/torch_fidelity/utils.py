@@ -264,8 +264,8 @@ def extract_featuresdict_from_input_id(
     }
     if is_plain_inception(feat_extractor):
         network = feat_extractor.network()  # type: ignore[operator]
-        features = fidfast.compute_features(source, feature_extractor=network, preset="tensorflow", **options)
-        return {name: values.cpu() for name, values in features.items()}
+        taps = fidfast.compute_features(source, feature_extractor=network, preset="tensorflow", **options)
+        return {name: values.cpu() for name, values in taps.items()}
     joined = _SideBySide(feat_extractor)
     device = "cuda" if get_kwarg("cuda", kwargs) else "cpu"
     found = fidfast.compute_features(source, feature_extractor=joined, device=device, preset="tensorflow", **options)

@@ -199,9 +199,9 @@ class Metric(nn.Module):
                 joined[name] = ranks.all_reduce(state.clone())
                 continue
             counts = [said[name][0] for said in everybody]
-            shape, dtype = next(((said[name][1:]) for said in everybody if said[name][0]), (None, None))
-            part = rows[name]
-            if part is None and shape is not None:
+            part, known = rows[name], [said[name][1:] for said in everybody if said[name][0]]
+            if part is None and known:
+                shape, dtype = known[0]
                 part = torch.empty(0, *shape, dtype=getattr(torch, dtype.split(".")[1]), device=self.device)
             joined[name] = [] if part is None else ranks.gather_rows(part, counts)
         ranks.leave(meeting)

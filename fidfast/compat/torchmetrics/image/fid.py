@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fidfast.compat.raw_sums import distance_of, moments_of
 from fidfast.compat.torchmetrics.image.network import NoTrainInceptionV3, check_bool, extract, make_network
 from fidfast.compat.torchmetrics.metric import Metric
-from fidfast.frechet import frechet_distance
 
 __all__ = ["FrechetInceptionDistance", "NoTrainInceptionV3"]
 
@@ -90,12 +90,9 @@ class FrechetInceptionDistance(Metric):
                 "More than one sample is required for both the real and fake distributed to compute FID, got "
                 f"{counts['real']} real and {counts['fake']} fake"
             )
-        moments: list[Tensor] = []
-        for side, count in counts.items():
-            mean = getattr(self, f"{side}_features_sum").double() / count
-            products = getattr(self, f"{side}_features_cov_sum").double()
-            moments += [mean, (products - count * torch.outer(mean, mean)) / (count - 1)]
-        return frechet_distance(*moments).to(self.orig_dtype)
+        real = moments_of(counts["real"], self.real_features_sum, self.real_features_cov_sum)
+        fake = moments_of(counts["fake"], self.fake_features_sum, self.fake_features_cov_sum)
+        return distance_of(real, fake).to(self.orig_dtype)
 
     def reset(self) -> None:
         """Begin again; the real side stays if ``reset_real_features`` is False."""

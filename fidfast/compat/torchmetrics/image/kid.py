@@ -88,7 +88,7 @@ class KernelInceptionDistance(FeatureLists):
             coef0=self.coef,
             indices=(torch.stack(drawn[0]).numpy(), torch.stack(drawn[1]).numpy()),
         )
-        return tuple(sides["real"].new_tensor(value) for value in (distance.mean, distance.std))  # type: ignore[return-value]
+        return tuple(sides["real"].new_tensor(float(value)) for value in (distance.mean, distance.values.std()))  # type: ignore[return-value]
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """One or several values as torchmetrics plots them; by default the mean."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fidfast.compat.torchmetrics.image.network import extract
 from fidfast.compat.torchmetrics.metric import Metric
 
-WIDTHS = {"logits_unbiased": 1008}
+LOGITS = 1008
 
 
 class FeatureLists(Metric):
@@ -20,11 +20,12 @@ class FeatureLists(Metric):
     normalize: bool
     used_custom_model: bool
     inception: nn.Module
+    real_features: list[Tensor]
     reset_real_features: bool = True
+    _width: int | None
 
     def _add_lists(self, names: Sequence[str], feature: Any, dtype: torch.dtype | None = None) -> None:
-        size = WIDTHS.get(feature, feature) if isinstance(feature, (int, str)) else None
-        self._width: int | None = size  # type: ignore[assignment]
+        self._width = LOGITS if isinstance(feature, str) else feature if isinstance(feature, int) else None
         self.orig_dtype, self._kept_dtype = torch.get_default_dtype(), dtype  # None: kept as they come
         for name in names:
             self.add_state(name, [], dist_reduce_fx="cat")
@@ -45,16 +46,13 @@ class FeatureLists(Metric):
         """Of torchmetrics: a rank without images takes part with (0, D), where torchmetrics would wait for ever."""
         for name in self._defaults:
             if not len(getattr(self, name)) and self._width is not None:
-                setattr(
-                    self,
-                    name,
-                    [torch.empty(0, self._width, dtype=self._kept_dtype or self.orig_dtype, device=self.device)],
-                )
+                dtype = self._kept_dtype or self.orig_dtype
+                setattr(self, name, [torch.empty(0, self._width, dtype=dtype, device=self.device)])
         super()._sync_dist(*args, **kwargs)  # type: ignore[misc]
 
     def reset(self) -> None:
         """Begin again; the real side stays if ``reset_real_features`` is False."""
-        kept = None if self.reset_real_features else list(self.real_features)  # type: ignore[attr-defined]
+        kept = None if self.reset_real_features else list(self.real_features)
         super().reset()
         if kept is not None:
             self.real_features = kept

@@ -50,7 +50,7 @@ def make_network(
 def to_bytes(imgs: Tensor) -> Tensor:
     """Float images in [0, 1] → uint8, truncated as torchmetrics does; where that would wrap around, ValueError."""
     if not isinstance(imgs, Tensor) or not imgs.is_floating_point():
-        got = imgs.dtype if isinstance(imgs, Tensor) else type(imgs).__name__
+        got = str(imgs.dtype) if isinstance(imgs, Tensor) else type(imgs).__name__
         raise ValueError(f"imgs: expected float images in [0, 1], as normalize=True says, got {got}")
     scaled = imgs * 255
     if not bool(((scaled > -1) & (scaled < 256)).all()):
