@@ -111,6 +111,8 @@ def test_ctrl_c_ends_the_workers_with_one_traceback():
 @pytest.mark.parametrize("how", ["exception", "close", "end"])
 def test_no_worker_outlives_its_source(tmp_path, how):
     folder = save_folder(tmp_path, 60)
+    with open_images(folder, num_workers=2) as source:  # the first workers of a process leave what later ones use again
+        list(source)
     before = set(children_of(os.getpid()))
     handles = len(os.listdir("/proc/self/fd"))
     source = open_images(folder, num_workers=2)
