@@ -155,7 +155,7 @@ def line_chart(
             f'<image href="{html.escape(picture)}" x="{x.place(tick) - size / 2:.1f}" y="{bottom + 30:.1f}" '
             f'width="{size:.1f}" height="{size:.1f}"/>'
         )
-    label_at = bottom + 42 + (size - 6 if pictures else 0)
+    label_at = bottom + (size + 46 if pictures else 42)
     if x_label:
         parts.append(f'<text class="axis end" x="{right:.1f}" y="{label_at:.1f}">{html.escape(x_label)}</text>')
     if baseline is not None:

@@ -77,13 +77,13 @@ def measure(real: Side, generated: Side, ranks: Ranks, *, error_bars: bool) -> M
         return said
 
     everybody = ranks.together(work)
-    value, raw, *rest = everybody[0]["term"]
+    value, raw, route, error_bound, seconds = everybody[0]["term"]
     if total is None:
-        return Measured(value, raw, *rest, note=note)
+        return Measured(value, raw, route, error_bound, seconds, note=note)
     without = {int(group): one for said in everybody for group, one in said["without"].items()}
     chosen = sorted(without)
     corrected, error = jackknife(raw, [counts[group] for group in chosen], [without[group] for group in chosen])
-    return Measured(value, raw, *rest, error, corrected, everybody[-1]["floor"])
+    return Measured(value, raw, route, error_bound, seconds, error, corrected, everybody[-1]["floor"])
 
 
 def _reduced(sums: Sums, count: int, ranks: Ranks, to: int | None) -> Sums | None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -134,15 +135,16 @@ class FeatureExtractor:
 class CallableExtractor:
     """Any nn.Module or callable as the feature extractor: uint8 images (N, 3, H, W) → features (N, D).
 
-    A module runs where its parameters are, in eval mode (its training flags are put back). The images of one chunk must
-    share one size. `feature_dim` is None until the first chunk has shown it. Errors: TypeError, ValueError.
+    A module runs where its parameters or buffers are, in eval mode (its training flags are put back). The images of one
+    chunk must share one size. `feature_dim` is None until the first chunk has shown it. Errors: TypeError, ValueError.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], *, device: str | torch.device | None = None) -> None:
         if not callable(function):
             raise TypeError(f"feature_extractor: expected an nn.Module or a callable, got {type(function).__name__}")
         self._function = function
-        placed = next(function.parameters(), None) if isinstance(function, nn.Module) else None
+        module = function if isinstance(function, nn.Module) else nn.Module()
+        placed: Tensor | None = next(chain(module.parameters(), module.buffers()), None)
         self.device = placed.device if device is None and placed is not None else _resolve_device(device or "cpu")
         if placed is not None and placed.device != self.device:
             raise ValueError(f"device: expected the feature_extractor on {self.device}, got {placed.device}; move it")

@@ -32,6 +32,7 @@ class Reading:
     seconds: Mapping[str, float] = field(default_factory=dict)
     result: Mapping[str, Any] = field(default_factory=dict)
     images: Path | None = None
+    others: Mapping[str, float] = field(default_factory=dict)  # metrics beside the FID, by name
 
     @property
     def where(self) -> str:
@@ -131,15 +132,17 @@ def read_results(path: Path) -> list[Reading]:
     results = found if isinstance(found, list) else [found]
     readings = []
     for index, result in enumerate(results):
-        if isinstance(result, Mapping) and isinstance(result.get("fid"), Mapping):
-            result = result["fid"]  # of several metrics
+        others: dict[str, float] = {}
+        if isinstance(result, Mapping) and isinstance(result.get("fid"), Mapping):  # of --metrics
+            others = _other_metrics(result)
+            result = {**result["fid"], "seconds": result.get("seconds")}
         fid = result.get("fid") if isinstance(result, Mapping) else None
         if not isinstance(fid, (int, float)) or isinstance(fid, bool) or not math.isfinite(fid):
             kind = f"an object with the keys {', '.join(map(str, result))}" if isinstance(result, Mapping) else result
             raise ValueError(f"{path}: expected the result of fidfast --json, which has a number 'fid', got {kind}")
         name = path.stem if len(results) == 1 else f"{path.stem} {index + 1}"
         try:
-            readings.append(_reading(name, name, fid, result.get("num_generated"), result, result))
+            readings.append(_reading(name, name, fid, result.get("num_generated"), result, result, others=others))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: not as fidfast --json prints it: {error}") from error
     return readings
@@ -155,6 +158,7 @@ def _reading(
     *,
     step: int | None = None,
     images: Path | None = None,
+    others: Mapping[str, float] | None = None,
 ) -> Reading:
     """With every field of the kind that it must have, whatever stands in the file."""
     error, corrected, floor = (
@@ -172,7 +176,20 @@ def _reading(
         seconds={str(name): _finite(value) for name, value in dict(row.get("seconds") or {}).items()},
         result=dict(result or {}),
         images=images,
+        others=others or {},
     )
+
+
+def _other_metrics(results: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of the metrics beside the FID, named as the command prints them."""
+    found: dict[str, float] = {}
+    for metric, value in results.items():
+        if isinstance(value, float) and metric != "fid":
+            found[metric] = _finite(value)
+        elif isinstance(value, Mapping) and metric not in ("fid", "seconds"):
+            prefix = "" if metric == "prdc" else f"{metric}_"
+            found |= {f"{prefix}{name}": _finite(part) for name, part in value.items() if isinstance(part, float)}
+    return found
 
 
 def _finite(value: Any) -> float:

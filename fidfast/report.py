@@ -59,6 +59,7 @@ def write_report(
     found = read_inputs(inputs, real, value_range=value_range, progress=progress)
     sections: tuple[Callable[[Inputs], str], ...] = (
         _summary,
+        _other_metrics,
         history_section,
         number_section,
         lambda found: _samples(found, num_samples),
@@ -93,6 +94,12 @@ def _summary(found: Inputs) -> str:
         "would score at that number, and the effective images are fewer than the images where some repeat.",
         "note",
     )
+
+
+def _other_metrics(found: Inputs) -> str:
+    rows = [(one.name, name, f"{value:.6g}") for one in found.results for name, value in one.others.items()]
+    header = ("Result", "Metric", "Value")
+    return html_section("Other metrics", html_table(header, rows, text_columns=2), name="metrics") if rows else ""
 
 
 def _summary_row(name: str, reading: Reading, best: str) -> tuple[str, ...]:

@@ -95,3 +95,17 @@ def test_a_long_legend_goes_on_in_the_next_row():
     assert all(float(x) + 6.7 * len("a run with a long name, number 0") <= 720 for x, _ in keys)
     first_mark = min(float(y) for y in re.findall(r'<text class="axis end"[^>]*y="([\d.]+)"', chart))
     assert first_mark > max(float(y) for _, y in keys)  # the plot begins below
+
+
+def test_pictures_stand_below_their_points_and_cover_no_words():
+    points = [Point(place, 2.0 + place) for place in range(4)]
+    ticks = [(float(place), f"name {place}") for place in range(4)]
+    uris = [f"data:image/png;base64,{place}" for place in range(4)]
+    chart = line_chart("says", [Curve("one", points)], x_label="below", x_ticks=ticks, pictures=uris, width=460)
+    places = re.findall(r'<image href="data:[^"]+(\d)" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height', chart)
+    marks = re.findall(r'<circle class="mark" cx="([\d.]+)"', chart)
+    assert [float(x) + float(size) / 2 for _, x, _, size in places] == pytest.approx([float(x) for x in marks], abs=0.2)
+    words = {text: float(y) for y, text in re.findall(r'<text class="axis [^>]*y="([\d.]+)">([^<]+)</text>', chart)}
+    tops, bottoms = ({float(y) + with_size * float(size) for _, _, y, size in places} for with_size in (0, 1))
+    assert words["name 0"] + 4 <= min(tops) and words["below"] - 12 >= max(bottoms)  # letters rise 12 above their line
+    assert float(re.findall(r'viewBox="0 0 460 (\d+)"', chart)[0]) >= words["below"] + 4

@@ -12,7 +12,7 @@ from pretend_cuda import CUDA, OnDevice, inside, pretended, to_device, waits
 from torch import Tensor, nn
 
 import fidfast
-from fidfast import frechet_distance, matrix_sqrt
+from fidfast import features, frechet_distance, matrix_sqrt
 from fidfast.chunk_graph import ChunkGraph
 from fidfast.features import CallableExtractor
 from fidfast.frechet import statistics_distance
@@ -59,7 +59,7 @@ def _extractor(place: str) -> CallableExtractor:
     network = Means()
     if place == "cuda":
         network.scale = to_device(network.scale)
-    return CallableExtractor(network, device=place)
+    return CallableExtractor(network)  # runs where its tensors are
 
 
 def test_statistics_and_distances_stay_there(either_device: None) -> None:
@@ -97,13 +97,13 @@ def test_matrix_functions_stay_there(device: None) -> None:
     assert not waits
 
 
-@pytest.mark.parametrize("place", ["cuda", "cpu"])
-def test_a_whole_evaluation(device: None, place: str) -> None:
+@pytest.mark.parametrize("there", [True, False], ids=["images there", "images here"])
+def test_a_whole_evaluation(device: None, there: bool) -> None:
     """Images there or here, the network there or here; error bars, indices, duplicates, a state that travels."""
     real, generated = _images(150), _images(200, 1)
     options = {"progress": False, "error_bars": True}
     reference = fidfast.compute_fid(real, generated, feature_extractor=_extractor("cpu"), **options)
-    given = [to_device(images) if place == "cuda" else images for images in (real, generated)]
+    given = [to_device(images) if there else images for images in (real, generated)]
     for where in ("cuda", "cpu"):
         extractor = _extractor(where)
         result = fidfast.compute_fid(*given, feature_extractor=extractor, **options)
@@ -117,6 +117,20 @@ def test_a_whole_evaluation(device: None, place: str) -> None:
         other.load_state_dict(state)
         assert float(fid.compute()) == pytest.approx(float(reference), rel=1e-9)
         assert float(other.compute()) == pytest.approx(float(reference), rel=1e-9)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("there", [True, False], ids=["images there", "images here"])
+def test_the_fid_network(device: None, there: bool, weights_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "CUDA_CHUNK", 4)
+    monkeypatch.setattr(ChunkGraph, "_capture", lambda self, x: None)
+    real, generated = _images(6), _images(7, 1)
+    expected = fidfast.compute_fid(real, generated, feature_dim=64, device="cpu", progress=False)
+    given = [to_device(images) if there else images for images in (real, generated)]
+    found = fidfast.compute_fid(*given, feature_dim=64, device="cuda", progress=False)
+    assert float(found) == pytest.approx(float(expected), rel=1e-4)
+    assert found.device == "cuda:0" and found.kernels["resize_normalize"] == "torch on cuda"
+    assert "CUDA graph" in found.kernels["network"]
 
 
 def test_the_resize_happens_where_the_network_is(either_device: None) -> None:

@@ -226,6 +226,17 @@ def test_statistics_distance_agrees_with_the_lapack_route(
         assert term.raw == pytest.approx(term.mean_term + term.trace_term)
 
 
+def test_a_mean_far_away_asks_for_no_longer_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding of a mean term of 1e13 is wider than any tolerance for traces of 40, and no iteration makes it less."""
+    first, second = _statistics(_features(300, 24, 1)), _statistics(_features(200, 24, 2) + 1e6)
+    plain = statistics_distance(first, second)
+    monkeypatch.setattr(frechet, "takes_polar", lambda device: True)
+    term = statistics_distance(first, second)
+    assert "polar quintic l=1e-8, certified" in term.route
+    assert abs(term.raw - plain.raw) <= term.error_bound < 1e-14 * 24 * plain.raw
+    assert term.trace_term == pytest.approx(plain.trace_term, abs=term.error_bound)
+
+
 def test_numbers_are_read_once() -> None:
     """The first rung waits for the device in one place: the list of its numbers."""
     first, second = _statistics(_features(300, 24, 1)), _statistics(_features(200, 24, 2))

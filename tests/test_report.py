@@ -257,6 +257,23 @@ def test_samples_of_the_run_and_of_every_set(run_folder, sets, tmp_path):
     ]
 
 
+def test_metrics_beside_the_fid_are_listed(result_file, tmp_path):
+    result = json.loads(result_file.read_text())
+    kid = {"mean": 0.0125, "std": 0.0005, "values": [0.01, 0.015], "subset_size": 1000}
+    several = {"fid": result, "kid": kid, "sfid": 4.5, "prdc": {"precision": 0.75, "recall": 0.5}, "num_real": 9}
+    result_file.write_text(json.dumps({**several, "num_generated": 9, "seconds": result["seconds"], "notes": []}))
+    page, _ = made(tmp_path, result_file)
+    said = re.findall(r"<td>(\w+)</td><td class=\"number\">([\d.]+)<", (tmp_path / "report.html").read_text())
+    assert said[:5] == [
+        ("kid_mean", "0.0125"),
+        ("kid_std", "0.0005"),
+        ("sfid", "4.5"),
+        ("precision", "0.75"),
+        ("recall", "0.5"),
+    ]
+    assert page.all("section")[0][0]["id"] == "metrics" and "30.12 ± 0.25" in page.all("table")[0][1]
+
+
 def test_what_the_user_names_is_text_and_not_html(tmp_path):
     evil = '<script>alert("1")</script>&"\'<img src=x onerror=y>'
     name = evil.replace("/", "|")

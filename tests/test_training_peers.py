@@ -158,11 +158,10 @@ def train_diffusion(folder: Path, calls: list[int], *, steps: int, slower: int =
     images = folder / "images"
     if not images.exists():
         images.mkdir()
-        for index, image in enumerate(make_images(128, 5, size=8)):
+        for index, image in enumerate(make_images(128, 5, size=4)):
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(images / f"{index}.png")
-    diffusion = GaussianDiffusion(
-        Unet(8, dim_mults=(1, 2), flash_attn=False), image_size=8, timesteps=10, sampling_timesteps=1
-    )
+    unet = Unet(8, dim_mults=(1,), full_attn=(False,), attn_heads=1, attn_dim_head=8, flash_attn=False)
+    diffusion = GaussianDiffusion(unet, image_size=4, timesteps=10, sampling_timesteps=1)
     trainer = Trainer(
         diffusion, str(images), train_batch_size=64, train_num_steps=steps, save_and_sample_every=10**9,
         results_folder=str(folder / "results"), calculate_fid=False, num_samples=4,
@@ -176,7 +175,7 @@ def train_diffusion(folder: Path, calls: list[int], *, steps: int, slower: int =
         time.sleep((slower - 1) * (time.perf_counter() - started))
         return made
 
-    reference = fidfast.compute_statistics(make_images(200, 6, size=8), feature_extractor=moments, progress=False)
+    reference = fidfast.compute_statistics(make_images(200, 6, size=4), feature_extractor=moments, progress=False)
     evaluator = fidfast.TrainingEvaluator(
         sample, reference, model=trainer.ema.ema_model, batch_size=125, value_range=(0, 1), feature_extractor=moments,
         error_bars=False, **options,
