@@ -1,14 +1,16 @@
-"""From benchmarks/results/*.json to the README's tables, docs/parity.md and docs/benchmarks.svg.
+"""From benchmarks/results/*.json to README's and migration.md's tables, docs/parity.md and docs/benchmarks.svg.
 
 python -m benchmarks.report            rewrites them
-python -m benchmarks.report --check    exits with 1 if README or parity.md do not say what the results say
+python -m benchmarks.report --check    exits with 1 if a page does not say what the results say
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
+from pathlib import Path
 from typing import Any
 
 from benchmarks.paths import REPOSITORY, RESULTS
@@ -17,6 +19,7 @@ BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 CHART = REPOSITORY / "docs" / "benchmarks.svg"
 README = REPOSITORY / "README.md"
 PARITY = REPOSITORY / "docs" / "parity.md"
+MIGRATION = REPOSITORY / "docs" / "migration.md"
 
 
 def load(name: str) -> dict[str, Any] | None:
@@ -119,7 +122,57 @@ def parity(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def parity_page(result: dict[str, Any]) -> str:
+def facades(result: dict[str, Any]) -> list[str]:
+    """How much faster a program is with our façade, than at the tool's default batch size and than at its best."""
+    rows = []
+    for tool, row in result["rows"].items():
+        runs, ratios = row["runs"], row["ratios"]
+        ours = statistics.median(run["wall_seconds"] for run in runs["ours"])
+        other = [f"{ratio:.2f}×, {name.partition(', ')[2]}" for name, ratio in ratios.items() if name != "theirs"]
+        fids = [f"{runs[name][0]['fid']:.4f}" for name in ("theirs", "ours")]
+        rows.append([tool, f"{ours:.0f} s", f"{ratios['theirs']:.2f}×", *(other or [""]), *fids])
+    header = ["tool", "ours, whole program", "faster by", "than the tool's best batch", "its FID", "ours"]
+    rounds = max(len(row["runs"]["ours"]) for row in result["rows"].values())
+    return [
+        f"{result['images_per_side']} images of 256 × 256 a side, {rounds} round{'s' if rounds > 1 else ''} "
+        f"({machine(result)}); `benchmarks/bench_compat.py`:",
+        "",
+        *table(header, rows),
+    ]
+
+
+def facades_line(result: dict[str, Any]) -> list[str]:
+    ratios = [f"{tool} {row['ratios']['theirs']:.1f}×" for tool, row in result["rows"].items()]
+    return ["", f"Other tools' users' programs, {result['images_per_side']} images a side, are faster after "
+                f"`fidfast.compat.install(…)`: {', '.join(ratios)}."]  # fmt: skip
+
+
+def measures(result: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            row["tool"],
+            row["kind"],
+            row["measure"],
+            *(f"{row[column]:.6f}" for column in ("peer", "same_features", "from_images")),
+        ]
+        for row in result["rows"]
+    ]
+    of_features, of_images = result["settings"]["from_features"], result["settings"]["from_images"]
+    return [
+        "",
+        "## The measures beside FID",
+        "",
+        "The tool's functions, and ours under the same names in `fidfast.compat`, with the same subsets and splits: "
+        "first of the tool's own features, then of ours, that is from the images on. Allowed: "
+        f"{of_features[0]:g} of the value + {of_features[1]:g}, and {of_images[0]:g} + {of_images[1]:g}. "
+        "The Inception Score's logits are the features through one random layer: no package has the trained one "
+        "(`benchmarks/parity_measures.py`).",
+        "",
+        *table(["tool", "images", "measure", "theirs", "ours, same features", "ours, from images"], rows),
+    ]
+
+
+def parity_page(result: dict[str, Any], others: dict[str, Any] | None) -> str:
     """docs/parity.md: every comparison, ours and theirs."""
     rows = [
         [
@@ -145,6 +198,7 @@ def parity_page(result: dict[str, Any]) -> str:
         "included.",
         "",
         *table(["tool", "images", "n", "features", "theirs", "ours", "apart by"], rows),
+        *(measures(others) if others is not None else []),
     ]
     return "\n".join(lines) + "\n"
 
@@ -193,6 +247,8 @@ def section() -> str:
     if whole is not None:
         lines += ["", "![Wall time of the whole command](docs/benchmarks.svg)"]
     lines += parts({name: load(name) for name in ("resize", "covariance", "frechet", "network")})
+    compared = load("compat")
+    lines += facades_line(compared) if compared is not None else []
     lines += parity(checked) if checked is not None else []
     measured = load("precision")
     lines += precisions(measured) if measured is not None else []
@@ -200,20 +256,24 @@ def section() -> str:
     return "\n".join(lines)
 
 
+def between_markers(page: Path, lines: str) -> str:
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise SystemExit(f"{page.name}: expected the markers {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{lines}\n{END}{after}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     given = parser.parse_args()
-    text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        print(f"README.md: expected the markers {BEGIN} and {END}", file=sys.stderr)
-        return 1
-    checked = load("parity")
-    wanted = {README: f"{before}{BEGIN}\n{section()}\n{END}{after}"}
+    wanted = {README: between_markers(README, section())}
+    compared, checked = load("compat"), load("parity")
+    if compared is not None:
+        wanted[MIGRATION] = between_markers(MIGRATION, "\n".join(facades(compared)))
     if checked is not None:
-        wanted[PARITY] = parity_page(checked)
+        wanted[PARITY] = parity_page(checked, load("parity_measures"))
     if given.check:
         stale = [file.name for file, page in wanted.items() if not file.exists() or file.read_text("utf-8") != page]
         print(f"{', '.join(stale)}: stale: python -m benchmarks.report" if stale else "they say what the results say")
