@@ -18,5 +18,12 @@ if ! cmp -s benchmarks/peers.txt "$folder/peers-installed"; then
   $pip install --no-deps -r benchmarks/peers.txt
   cp benchmarks/peers.txt "$folder/peers-installed"
 fi
-$pip install --no-deps .
+# Compiling takes a minute or two: only where a source is newer than what is installed.
+stamp=$folder/fidfast-installed
+newer_sources() { find csrc fidfast setup.py pyproject.toml -type f ! -name '*.pyc' ! -name '*.so' -newer "$stamp"; }
+if [ ! -e "$stamp" ] || [ -n "$(newer_sources)" ]; then
+  touch "$stamp.part"
+  $pip install --no-deps .
+  mv "$stamp.part" "$stamp"
+fi
 "$folder/bin/python" -m benchmarks.peer_weights
