@@ -270,3 +270,35 @@ def test_a_folder_of_mixed_sizes(folders: tuple[str, str], tmp_path: Path) -> No
     shutil.copytree(folders[1], mixed)
     Image.new("RGB", (17, 90), (9, 99, 199)).save(mixed / "other.png")
     assert fid_score.calculate_fid_given_paths([folders[0], mixed], 4, CPU, 64) > 0
+
+
+def test_each_module_of_the_command_runs(folders: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """``python -m`` of fid_score too, the original's file before it was a package."""
+    monkeypatch.setattr(sys, "argv", ["fid_score.py", folders[0], "nowhere"])
+    monkeypatch.delitem(sys.modules, "fidfast.compat.pytorch_fid.fid_score")  # or runpy warns that it is loaded
+    with pytest.raises(RuntimeError, match="Invalid path: nowhere"):
+        runpy.run_module("fidfast.compat.pytorch_fid.fid_score", run_name="__main__")
+
+
+def test_two_statistics_files_of_any_network(tmp_path: Path) -> None:
+    """As there: dims is of the layer that images go to, and here are none."""
+    moments = [(np.full(5, value), np.eye(5)) for value in (0.0, 1.0)]
+    paths = [str(tmp_path / f"{index}.npz") for index in range(2)]
+    for path, (mu, sigma) in zip(paths, moments, strict=True):
+        np.savez(path, mu=mu, sigma=sigma)
+    assert fid_score.calculate_fid_given_paths(paths, 50, CPU, 2048) == pytest.approx(5)
+
+
+def test_what_is_wrong_is_said_before_the_work(folders: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(fidfast.StatisticsError, match="missing.npz: the folder .*below does not exist"):
+        fid_score.save_fid_stats([folders[0], str(tmp_path / "below" / "missing")], 50, "no device", 64)
+    seen = []
+
+    class Counted(MeanColour):
+        def __call__(self, images: torch.Tensor) -> list[torch.Tensor]:
+            seen.append(len(images))
+            return super().__call__(images)
+
+    with pytest.raises(ValueError, match="dims: expected 3, as the model's features have, got 64"):
+        fid_score.get_activations(sorted(Path(folders[0]).iterdir()), Counted(), 2, 64, CPU, 0)
+    assert seen == [2]

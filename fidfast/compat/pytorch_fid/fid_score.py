@@ -119,8 +119,10 @@ def calculate_fid_given_paths(
     for path in paths:
         if not os.path.exists(path):
             raise RuntimeError(f"Invalid path: {path}")
+    stored = all(map(_is_npz, paths[:2]))  # then no layer is asked for, and dims says nothing of the files
     sides: list[Any] = [
-        load_reference(path, preset=_PRESET, feature_dim=dims) if _is_npz(path) else _files(path) for path in paths[:2]
+        load_reference(path, preset=_PRESET, feature_dim=None if stored else dims) if _is_npz(path) else _files(path)
+        for path in paths[:2]
     ]
     for side in sides:
         if isinstance(side, list):
@@ -145,6 +147,8 @@ def save_fid_stats(paths: Sequence[_Path], batch_size: int, device: Any, dims: i
         raise RuntimeError(f"Existing output file: {paths[1]}")
     target = Path(paths[1])
     target = target if target.suffix == ".npz" else target.with_name(f"{target.name}.npz")
+    if not target.parent.is_dir():  # now, not after the work
+        raise StatisticsError(f"{target}: the folder {target.parent} does not exist")
     print(f"Saving statistics for {paths[0]}")
     if _is_npz(paths[0]):
         statistics = load_reference(paths[0], preset=_PRESET, feature_dim=dims)
@@ -218,8 +222,11 @@ def _rows_of_callable(
         for images in source:
             batch = torch.stack(images).to(device).float().div(255)
             features = model(batch)[0]  # (n, dims, h, w)
+            if features.shape[1] != dims:
+                raise StatisticsError(f"dims: expected {features.shape[1]}, as the model's features have, got {dims}")
             rows.append(features.mean(dim=(2, 3)).cpu())
-    features = torch.cat(rows)
-    if features.shape[1] != dims:
-        raise StatisticsError(f"dims: expected {features.shape[1]}, as the model's features have, got {dims}")
-    return features
+    return torch.cat(rows)
+
+
+if __name__ == "__main__":
+    main()
