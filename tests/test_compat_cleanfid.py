@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import io
+import shutil
 import urllib.error
 import urllib.request
 import zipfile
@@ -278,3 +280,132 @@ def test_resizers(tmp_path: Path) -> None:
         resizer = FolderResizer([tmp_path / "a.b.png"], str(tmp_path), make_resizer("PIL", True, "box", (8, 6)), ending)
         assert len(resizer) == 1 and resizer[0] == 0
     assert np.array_equal(np.load(tmp_path / "a.npy"), np.array(Image.open(tmp_path / "a.png")))
+
+
+def test_arrays_that_folder_resizer_writes(folders: tuple[str, str], tmp_path: Path) -> None:
+    """clean-fid reads its own .npy files, which hold floats."""
+    files = sorted(Path(folders[0]).iterdir())
+    resizer = FolderResizer(files, str(tmp_path), build_resizer("clean"), ".npy")
+    assert [resizer[i] for i in range(len(files))] == [0] * len(files)
+    assert np.load(tmp_path / "000.npy").dtype == np.float32
+    model = fid.build_feature_extractor("clean", CPU)
+    found, whole = (fid.get_folder_features(str(folder), model, **QUIET) for folder in (tmp_path, folders[0]))
+    assert np.abs(found - whole).max() <= FEATURES
+    np.save(tmp_path / "000.npy", np.zeros((4, 4)))
+    with pytest.raises(ValueError, match=r"000.npy: expected an array \(H, W, 3\), got float64 \(4, 4\)"):
+        fid.get_folder_features(str(tmp_path), model, **QUIET)
+
+
+def test_a_folder_of_any_name(folders: tuple[str, str], tmp_path: Path) -> None:
+    odd = tmp_path / "real [1]*?é\udcff"
+    odd.symlink_to(folders[0])
+    model = fid.build_feature_extractor("clean", CPU)
+    found, whole = (fid.get_folder_features(str(folder), model, **QUIET) for folder in (odd, folders[0]))
+    assert np.array_equal(found, whole)
+
+
+def test_a_damaged_zip(folders: tuple[str, str], tmp_path: Path) -> None:
+    archive = tmp_path / "real.zip"
+    with zipfile.ZipFile(archive, "w") as target:
+        target.write(sorted(Path(folders[0]).iterdir())[0], "good.png")
+        target.writestr("inside/torn.png", "no image")
+    model = fid.build_feature_extractor("clean", CPU)
+    for options in ({}, {"custom_image_tranform": np.flipud}):
+        with pytest.raises(ValueError, match="real.zip/inside/torn.png: not an image that Pillow can read"):
+            fid.get_folder_features(str(archive), model, **options, **QUIET)
+    archive.write_bytes(archive.read_bytes()[:50])
+    with pytest.raises(fidfast.ImagesError, match="real.zip: expected a zip file, but it cannot be read"):
+        fid.get_folder_features(str(archive), model, **QUIET)
+
+
+@pytest.mark.parametrize("mode", ["clean", "legacy_pytorch"])
+def test_a_generator_that_leaves_the_range_is_clipped_after_the_resize(mode: str) -> None:
+    images = (torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(1)) - 0.25) * 700
+    resize = build_resizer(mode)
+    clipped = torch.from_numpy(np.stack([resize(image.permute(1, 2, 0).numpy()) for image in images]))
+    model = fid.build_feature_extractor(mode, CPU)
+    expected = model(clipped.permute(0, 3, 1, 2))
+    options = {"mode": mode, "z_dim": 1, "num_gen": 2, "batch_size": 2, "device": CPU, "verbose": False}
+    assert np.array_equal(fid.get_model_features(lambda z: images, model, **options), expected)
+    metric = CleanFID(mode, device=CPU)
+    metric.add_gen_images(images)
+    assert np.array_equal(metric.gen_features[0], expected)
+    with pytest.raises(ValueError, match=r"G: expected 2 images of z \(2, 1\), got 1"):
+        fid.get_model_features(lambda z: images[:1], model, **options)
+
+
+def test_statistics_of_ones_own_network(stats: Path, folders: tuple[str, str]) -> None:
+    """Such as CLIP's, made by clean-fid, whose model_name is part of their file's name."""
+
+    def model(batch: torch.Tensor) -> torch.Tensor:  # (N, 3, 299, 299) -> (N, 3)
+        return batch.double().mean(dim=(2, 3))
+
+    stats.mkdir(parents=True)
+    rows = fid.get_folder_features(folders[0], model, **QUIET)
+    mu, sigma = rows.mean(axis=0), np.cov(rows, rowvar=False)
+    named = {"dataset_name": "mine", "dataset_split": "custom", "model_name": "clip_vit_b_32"}
+    np.savez(stats / "mine_clean_clip_vit_b_32_custom_na.npz", mu=mu, sigma=sigma)
+    found = fid.compute_fid(folders[1], custom_feat_extractor=model, **named, **QUIET)
+    assert found == pytest.approx(fid.compute_fid(*folders, custom_feat_extractor=model, **QUIET), rel=1e-9)
+    np.savez(stats / "mine_clean_custom_na.npz", mu=mu, sigma=sigma)
+    with pytest.raises(fidfast.StatisticsError, match="mine: expected statistics of 2048 features, got 3"):
+        fid.compute_fid(folders[1], dataset_name="mine", dataset_split="custom", **QUIET)
+
+
+def test_statistics_that_cannot_be_had(stats: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def serve(answer: Any) -> None:
+        class Response(io.BytesIO):
+            def read(self, *_: Any) -> bytes:
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+
+        monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: asked.append(url) or Response())
+
+    for answer in (http.client.IncompleteRead(b"PK"), b"<html>please log in</html>"):
+        serve(answer)
+        with pytest.raises(fidfast.StatisticsError, match=r"my sét: there are no statistics .*make_custom_stats"):
+            fid.get_reference_statistics("my sét", 64)
+        assert not list(stats.parent.glob("**/*.npz*"))
+    assert asked[0].isascii() and " " not in asked[0]
+    stats.mkdir(parents=True, exist_ok=True)
+    for content in (b"PK torn", io.BytesIO()):
+        if isinstance(content, io.BytesIO):
+            np.savez(content, features=np.zeros((3, 4)))
+            content = content.getvalue()
+        (stats / "x_clean_test_64_kid.npz").write_bytes(content)
+        with pytest.raises(fidfast.StatisticsError, match="x_clean_test_64_kid.npz: expected an .npz with the key"):
+            fid.get_reference_statistics("x", 64, metric="KID")
+
+
+def test_custom_statistics_are_made_and_removed_together(
+    stats: Path, folders: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fid, "write_statistics", interrupted)
+        fid.make_custom_stats("mine", folders[0], **QUIET)
+    assert not fid.test_stats_exists("mine", "clean")
+    fid.make_custom_stats("mine", folders[0], **QUIET)
+    theirs = tmp_path / "cleanfid" / "stats"  # those of an installed clean-fid have the same name
+    theirs.mkdir(parents=True)
+    (tmp_path / "cleanfid" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    shutil.copy(stats / "mine_clean_custom_na.npz", theirs)
+    fid.remove_custom_stats("mine")
+    assert not fid.test_stats_exists("mine", "clean")
+    stats.rmdir()
+    stats.write_text("a file where the folder should be")
+    with pytest.raises(OSError):
+        fid.make_custom_stats("mine", "no folder", **QUIET)  # before the images are looked for
+
+
+def test_what_a_resizer_gives_is_the_callers() -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    for library, quantize in (("PIL", True), ("PIL", False), ("PyTorch", True), ("PyTorch", False)):
+        assert make_resizer(library, quantize, "bilinear", (2, 2))(image).flags.writeable
+    assert fid.FolderResizer is FolderResizer

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import random
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from glob import glob
+from collections.abc import Callable, Sequence
+from glob import escape, glob
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,15 @@ from tqdm import tqdm
 from fidfast import ImagesError, compute_features
 from fidfast.compat.cleanfid.features import CUDA, InceptionFeatures, build_feature_extractor, resolve_device
 from fidfast.compat.cleanfid.resize import build_resizer
-from fidfast.compat.cleanfid.utils import EXTENSIONS, ResizeDataset, is_zip, to_array, to_tensor
+from fidfast.compat.cleanfid.utils import (
+    EXTENSIONS,
+    ResizeDataset,
+    ZipMembers,
+    is_float_array,
+    is_zip,
+    to_array,
+    to_tensor,
+)
 
 _Transform = Callable[[np.ndarray], np.ndarray] | None
 
@@ -49,8 +57,8 @@ def get_files_features(
     zipped = fdir is not None and is_zip(fdir)
     if _is_own(model, mode, custom_fn_resize, custom_image_tranform):
         names = list(dict.fromkeys(str(file) if zipped else os.path.abspath(file) for file in l_files))
-        if len(names) == len(l_files):
-            images = _members(str(fdir), names) if zipped else names
+        if len(names) == len(l_files) and (zipped or not any(map(is_float_array, names))):
+            images: Any = ZipMembers(str(fdir), names) if zipped else names
             (rows,) = compute_features(
                 images, batch_size=batch_size, num_workers=workers, feature_extractor=model.extractor, progress=verbose
             ).values()
@@ -82,11 +90,14 @@ def get_folder_features(
     """(N, D) features of the images in a folder and its subfolders, or in a .zip; of the first `num` of them."""
     fdir = os.fspath(fdir)
     if is_zip(fdir):
-        with zipfile.ZipFile(fdir) as archive:
-            files = sorted(name for name in archive.namelist() if _suffix(name).lower() in EXTENSIONS - {"npy"})
+        try:
+            with zipfile.ZipFile(fdir) as archive:
+                files = sorted(name for name in archive.namelist() if _suffix(name).lower() in EXTENSIONS - {"npy"})
+        except zipfile.BadZipFile as error:
+            raise ImagesError(f"{fdir}: expected a zip file, but it cannot be read: {error}") from error
     else:
         files = sorted(
-            file for suffix in EXTENSIONS for file in glob(os.path.join(fdir, f"**/*.{suffix}"), recursive=True)
+            file for suffix in EXTENSIONS for file in glob(os.path.join(escape(fdir), f"**/*.{suffix}"), recursive=True)
         )
     if verbose:
         print(f"Found {len(files)} images in the folder {fdir}")
@@ -133,6 +144,8 @@ def get_model_features(
         with torch.no_grad():
             z = torch.randn((batch_size, z_dim)).to(device)
             images = G(z)
+            if len(images) < batch_size:
+                raise ValueError(f"G: expected {batch_size} images of z {tuple(z.shape)}, got {len(images)}")
             latents += [z] if return_z else []
             if own:
                 feats.append(model.of_images(images).cpu().numpy())
@@ -150,12 +163,6 @@ def get_model_features(
 def _is_own(model: Any, mode: str, *custom: _Transform) -> bool:
     """Whether fidfast's whole pass, resize included, is what the caller asks for."""
     return isinstance(model, InceptionFeatures) and model.mode == mode and not any(custom)
-
-
-def _members(fdir: str, names: Sequence[str]) -> Iterator[bytes]:
-    with zipfile.ZipFile(fdir) as archive:
-        for name in names:
-            yield archive.read(name)
 
 
 def _suffix(name: str) -> str:

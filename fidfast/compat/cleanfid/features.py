@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from importlib.machinery import PathFinder
@@ -15,6 +17,8 @@ import torch
 from torch import Tensor
 
 from fidfast import FeatureExtractor, FeatureStatistics, StatisticsError
+from fidfast.compat.cleanfid.resize import build_resizer
+from fidfast.compat.cleanfid.utils import to_array, to_tensor
 from fidfast.weights import cache_dir
 
 PRESETS = {"clean": "clean-fid", "legacy_pytorch": "pytorch-fid", "legacy_tensorflow": "tensorflow"}
@@ -49,6 +53,10 @@ class InceptionFeatures:
         images = list(images)
         if all(image.dtype == torch.uint8 for image in images):
             return self.extractor.taps(images)["2048"]
+        outside = [((image < 0) | (image > 255)).any() for image in images]
+        if self.mode != "legacy_tensorflow" and bool(torch.stack(outside).any()):  # clean-fid resizes, then clips
+            resize = build_resizer(self.mode)
+            return self(torch.stack([to_tensor(resize(to_array(image.float()))) for image in images]))
         scaled = [image.float() / 255 for image in images]
         return self.extractor.taps(scaled, value_range=(0, 1), quantize=None)["2048"]
 
@@ -95,9 +103,14 @@ def get_reference_statistics(
     if path is None:
         path = _download(file, name)
     if metric == "KID":
-        with np.load(path) as archive:
-            return archive["feats"]
-    statistics = FeatureStatistics.load(path, feature_dim=2048)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return archive["feats"]
+        except Exception as error:  # truncated, of other keys: numpy and zlib raise what they like
+            raise StatisticsError(
+                f"{path}: expected an .npz with the key feats, which cannot be read: {error}"
+            ) from error
+    statistics = FeatureStatistics.load(path)
     return statistics.mu.numpy(), statistics.sigma.numpy()
 
 
@@ -123,16 +136,18 @@ def find_statistics(file: str) -> Path | None:
 
 
 def _download(file: str, name: str) -> Path:
-    target, url = statistics_folder() / file, f"{STATISTICS_URL}/{file}"
+    target, url = statistics_folder() / file, f"{STATISTICS_URL}/{urllib.parse.quote(file)}"
     print(f"downloading statistics to {target}")
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         with urllib.request.urlopen(url, timeout=20) as response:
             content = response.read()
+        if not content.startswith(b"PK"):
+            raise OSError("what came is no .npz file")
         target.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content)
         partial.replace(target)
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, urllib.error.URLError, http.client.HTTPException) as error:
         raise StatisticsError(
             f"{name}: there are no statistics {file} in {target.parent}, and {url} gave none ({error}). Copy the file "
             f"there, make it from the dataset's images with make_custom_stats({name!r}, FOLDER) and pass "

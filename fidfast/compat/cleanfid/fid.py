@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fidfast import FeatureStatistics
+from fidfast import FeatureStatistics, StatisticsError
 from fidfast.compat.cleanfid.extraction import (
     get_batch_features,
     get_files_features,
@@ -18,23 +18,24 @@ from fidfast.compat.cleanfid.extraction import (
 )
 from fidfast.compat.cleanfid.features import (
     CUDA,
+    InceptionFeatures,
     build_feature_extractor,
     find_statistics,
     get_reference_statistics,
     statistics_folder,
     statistics_name,
 )
-from fidfast.compat.cleanfid.resize import build_resizer, make_resizer
+from fidfast.compat.cleanfid.resize import FolderResizer, build_resizer, make_resizer
 from fidfast.compat.cleanfid.utils import EXTENSIONS, ResizeDataset
 from fidfast.compat.pytorch_fid.fid_score import calculate_frechet_distance as frechet_distance
 from fidfast.frechet import statistics_distance
 from fidfast.metrics.kid import kernel_distance as _kernel_distance
 from fidfast.statistics_io import write_statistics
 
-__all__ = ["EXTENSIONS", "ResizeDataset", "build_feature_extractor", "build_resizer", "compare_folders", "compute_fid",
-           "compute_kid", "fid_folder", "fid_from_feats", "fid_model", "frechet_distance", "get_batch_features",
-           "get_files_features", "get_folder_features", "get_model_features", "get_reference_statistics",
-           "kernel_distance", "make_custom_stats", "make_resizer", "remove_custom_stats",
+__all__ = ["EXTENSIONS", "FolderResizer", "ResizeDataset", "build_feature_extractor", "build_resizer",
+           "compare_folders", "compute_fid", "compute_kid", "fid_folder", "fid_from_feats", "fid_model",
+           "frechet_distance", "get_batch_features", "get_files_features", "get_folder_features", "get_model_features",
+           "get_reference_statistics", "kernel_distance", "make_custom_stats", "make_resizer", "remove_custom_stats",
            "test_stats_exists"]  # fmt: skip
 
 _Transform = Callable[[np.ndarray], np.ndarray] | None
@@ -75,9 +76,7 @@ def fid_folder(
     custom_fn_resize: _Transform = None,
 ) -> np.float64:
     """The FID of a folder against a named dataset's statistics."""
-    reference = get_reference_statistics(
-        dataset_name, dataset_res, mode=mode, model_name=model_name, seed=0, split=dataset_split
-    )
+    reference = _reference(model, (dataset_name, dataset_res, dataset_split, model_name), mode)
     feats = get_folder_features(
         fdir,
         model,
@@ -111,9 +110,7 @@ def fid_model(
     custom_fn_resize: _Transform = None,
 ) -> np.float64:
     """The FID of a generator against a named dataset's statistics."""
-    reference = get_reference_statistics(
-        dataset_name, dataset_res, mode=mode, model_name=model_name, seed=0, split=dataset_split
-    )
+    reference = _reference(model, (dataset_name, dataset_res, dataset_split, model_name), mode)
     feats = get_model_features(
         G,
         model,
@@ -170,14 +167,14 @@ test_stats_exists.__test__ = False  # type: ignore[attr-defined]  # a name that 
 
 def remove_custom_stats(name: str, mode: str = "clean", model_name: str = "inception_v3") -> None:
     """Delete the custom statistics of this name, those for FID and those for KID."""
-    found = [
-        find_statistics(statistics_name(name, mode, model_name, "custom", "na", metric)) for metric in ("FID", "KID")
-    ]
-    if not any(found):
-        raise FileNotFoundError(f"The stats file {name} does not exist.")
-    for path in found:
-        if path is not None:
+    found = False
+    for metric in ("FID", "KID"):
+        file = statistics_name(name, mode, model_name, "custom", "na", metric)
+        while (path := find_statistics(file)) is not None:  # ours, and those of an installed clean-fid
             path.unlink()
+            found = True
+    if not found:
+        raise FileNotFoundError(f"The stats file {name} does not exist.")
 
 
 def make_custom_stats(
@@ -197,6 +194,11 @@ def make_custom_stats(
         raise FileExistsError(
             f"The statistics file {name} already exists. Use remove_custom_stats function to delete it first."
         )
+    paths = {
+        metric: statistics_folder() / statistics_name(name, mode, model_name, "custom", "na", metric)
+        for metric in ("FID", "KID")
+    }
+    paths["FID"].parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
     model = build_feature_extractor(mode, device)
     feats = get_folder_features(
         fdir,
@@ -209,20 +211,19 @@ def make_custom_stats(
         mode=mode,
         description=f"custom stats: {os.path.basename(fdir)} : ",
     )
-    folder = statistics_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     extractor = model.extractor
     statistics = FeatureStatistics(
         feats.shape[1], preset=extractor.preset, precision=extractor.precision, weights=extractor.identity
     )
     statistics.update(feats)
-    for metric in ("FID", "KID"):
-        path = folder / statistics_name(name, mode, model_name, "custom", "na", metric)
-        print(f"saving custom {metric} stats to {path}")
-        if metric == "FID":
-            statistics.save(path)
-        else:
-            write_statistics(path, {"feats": feats})
+    print(f"saving custom FID stats to {paths['FID']}")
+    statistics.save(paths["FID"])
+    try:
+        print(f"saving custom KID stats to {paths['KID']}")
+        write_statistics(paths["KID"], {"feats": feats})
+    except BaseException:  # both or none, an interruption too: one alone would count as made, and not be found for KID
+        paths["FID"].unlink(missing_ok=True)
+        raise
 
 
 def compute_kid(
@@ -320,7 +321,7 @@ def _sides(
 ) -> tuple[Any, Any]:
     """What clean-fid compares, in its order: features (N, D) or, of a dataset, (mu, sigma)."""
     fdir1, fdir2, gen = given
-    name, resolution, split, model_name = dataset
+    name, resolution, *_ = dataset
     if fdir1 is not None:
         what = "between two folders" if fdir2 is not None else f"of a folder with {name} statistics"
     elif gen is not None:
@@ -336,15 +337,22 @@ def _sides(
 
     if fdir1 is not None and fdir2 is not None:
         return folder(fdir1), folder(fdir2)
-    if fdir2 is not None:
-        reference = folder(fdir2)
-    else:
-        reference = get_reference_statistics(
-            name, resolution, mode=options["mode"], model_name=model_name, seed=0, split=split, metric=metric
-        )
+    reference = folder(fdir2) if fdir2 is not None else _reference(model, dataset, options["mode"], metric)
     if gen is None or fdir1 is not None:
         return reference, folder(str(fdir1))
     return reference, get_model_features(gen, model, desc=f"{metric} model: ", **of_generator, **options)
+
+
+def _reference(model: Any, dataset: tuple[str, int, str, str], mode: str, metric: str = "FID") -> Any:
+    """A named dataset's statistics; of someone's own network they may have any number of features."""
+    name, resolution, split, model_name = dataset
+    reference = get_reference_statistics(
+        name, resolution, mode=mode, model_name=model_name, seed=0, split=split, metric=metric
+    )
+    size = reference[0].shape[-1]  # of the mean, or of the first image's features
+    if (model is None or isinstance(model, InceptionFeatures)) and size != 2048:
+        raise StatisticsError(f"{name}: expected statistics of 2048 features, got {size}")
+    return reference
 
 
 def _description(metric: str, fdir: str) -> str:

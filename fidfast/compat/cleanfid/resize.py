@@ -57,7 +57,7 @@ class _PillowResizer:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         if self.quantize_after:
-            return np.asarray(Image.fromarray(x).resize(self.output_size, self.filter))
+            return np.array(Image.fromarray(x).resize(self.output_size, self.filter))  # the caller's to change
         channels = [Image.fromarray(x[:, :, i].astype(np.float32)) for i in range(3)]  # mode F
         resized = [np.asarray(channel.resize(self.output_size, self.filter)) for channel in channels]
         return np.stack(resized, axis=2).clip(0, 255)
