@@ -128,3 +128,29 @@ def test_the_class(files: tuple[Path, Path], taps: list[dict[str, np.ndarray]], 
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(fidfast.ImagesError, match="arr_0"):
         evaluator.read_activations(tmp_path / "other.npz")
+
+
+def test_float_images_are_in_255ths_as_there(
+    files: tuple[Path, Path], taps: list[dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "floats.npz", images(2, 6).astype(np.float32))
+    activations = adm.Evaluator(batch_size=4).read_activations(tmp_path / "floats.npz")
+    for tap, found in zip(PRESET["taps"], activations, strict=True):
+        assert np.abs(found - taps[1][tap]).max() <= 1e-4 * np.abs(taps[1][tap]).max()
+    torn = (tmp_path / "floats.npz").read_bytes()
+    (tmp_path / "floats.npz").write_bytes(torn.replace(torn[4000:4008], b"\0" * 8))
+    with pytest.raises(fidfast.ImagesError, match="floats.npz: the file is damaged"):
+        adm.Evaluator().read_activations(tmp_path / "floats.npz")
+
+
+def test_a_bad_file_is_refused_before_the_work_and_by_name(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adm.Evaluator, "_activations", lambda *_: pytest.fail("the work has begun"))
+    np.savez(tmp_path / "samples.npz", samples=images(2, 6))
+    for bad, message in ((tmp_path / "samples.npz", "key arr_0"), (tmp_path / "none.npz", "none.npz.*No such file")):
+        with pytest.raises(fidfast.ImagesError, match=message):
+            adm.main([str(files[0]), str(bad)])
+    np.savez(tmp_path / "reference.npz", mu=np.full(2048, np.nan), sigma=np.eye(2048))
+    with pytest.raises(fidfast.StatisticsError, match="reference.npz: mu: expected finite numbers"):
+        adm.Evaluator().read_statistics(tmp_path / "reference.npz", (np.zeros((0, 2048)), np.zeros((0, 2023))))

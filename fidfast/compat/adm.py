@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Sequence
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from fidfast import FeatureExtractor, FeatureStatistics, compute_features
+from fidfast import FeatureExtractor, FeatureStatistics, ImagesError, StatisticsError, compute_features
+from fidfast.decode import Unreadable
+from fidfast.files import ArrayStream
 from fidfast.frechet import statistics_distance
 from fidfast.metrics.inception_score import inception_score
 from fidfast.metrics.prdc import precision_recall
@@ -72,22 +75,26 @@ class Evaluator:
             self._extractor = FeatureExtractor(taps=_TAPS, preset="tensorflow", device=self._device)
 
     def read_activations(self, npz_path: _Path) -> tuple[np.ndarray, np.ndarray]:
-        """Of the images (arr_0) in an .npz file."""
-        return self._activations(npz_path)
+        """Of the images (arr_0) in an .npz file, (N, H, W, 3) in [0, 255], uint8 or float."""
+        stream = ArrayStream(os.fspath(npz_path), self.batch_size)
+        return self._activations(npz_path if stream.dtype == np.uint8 else _scaled(stream))
 
     def compute_activations(self, batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Of batches (n, H, W, 3) in [0, 255]."""
-        return self._activations(batch if batch.dtype == np.uint8 else batch / 255 for batch in batches)
+        return self._activations(_scaled(batches))
 
     def read_statistics(
         self, npz_path: _Path, activations: tuple[np.ndarray, np.ndarray]
     ) -> tuple[FIDStatistics, FIDStatistics]:
         """For FID and for sFID: what the file stores, and of the activations what it does not."""
-        with np.load(npz_path) as archive:
-            stored = [
-                FIDStatistics(archive[mu], archive[sigma]) if {mu, sigma} <= set(archive.files) else None
-                for mu, sigma in (("mu", "sigma"), ("mu_s", "sigma_s"))
-            ]
+        try:
+            with np.load(npz_path) as archive:
+                stored = [
+                    FIDStatistics(archive[mu], archive[sigma]) if {mu, sigma} <= set(archive.files) else None
+                    for mu, sigma in (("mu", "sigma"), ("mu_s", "sigma_s"))
+                ]
+        except (StatisticsError, ValueError, zipfile.BadZipFile) as error:
+            raise StatisticsError(f"{npz_path}: {error}") from error
         pool, spatial = (
             FIDStatistics.of(features) if found is None else found
             for found, features in zip(stored, activations, strict=True)
@@ -118,6 +125,14 @@ class Evaluator:
         return pool, spatial
 
 
+def _scaled(images: Iterable[Any]) -> Iterator[Any]:
+    """Images, or batches of them, in [0, 255]: floats as [0, 1]."""
+    for one in images:
+        if isinstance(one, Unreadable):
+            raise ImagesError(f"{one.path}: {one.reason}")
+        yield one if str(one.dtype) in ("uint8", "torch.uint8") else one / 255
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ADM's evaluator.py."""
     parser = argparse.ArgumentParser(prog="python -m fidfast.compat.adm")
@@ -125,6 +140,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("sample_batch", help="path to sample batch npz file")
     options = parser.parse_args(argv)
     evaluator = Evaluator()
+    for path in (options.ref_batch, options.sample_batch):
+        ArrayStream(path, evaluator.batch_size)  # what is wrong with either is said before the work
     reference = evaluator.read_activations(options.ref_batch)
     reference_statistics = evaluator.read_statistics(options.ref_batch, reference)
     sample = evaluator.read_activations(options.sample_batch)
