@@ -75,7 +75,7 @@ def folder(tmp_path: Path, weights_path: Path) -> Path:
     return write_images(tmp_path / "images", 10, seed=1)
 
 
-def evaluation(dl: Any, stats_dir: Path, **options: Any) -> tuple[FIDEvaluation, Printed]:
+def evaluation(dl: Any, stats_dir: Path | str, **options: Any) -> tuple[FIDEvaluation, Printed]:
     printed = Printed()
     options = {"num_fid_samples": 10, "inception_block_idx": 64, "device": "cpu", **options}
     return FIDEvaluation(4, dl, Sampler(), accelerator=printed, stats_dir=stats_dir, **options), printed
@@ -201,3 +201,56 @@ def test_errors(tmp_path: Path, weights_path: Path) -> None:
 
 def test_groups() -> None:
     assert num_to_groups(10, 4) == [4, 4, 2] and num_to_groups(8, 4) == [4, 4] and num_to_groups(3, 4) == [3]
+
+
+class Counted(torch.utils.data.Dataset):
+    """Images by number, and whatever else a dataset may hold."""
+
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.full((3, 16, 16), index / 8)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(torch.rand(12, 3, 16, 16))
+
+
+class Keyed(Counted):
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return {"a": torch.rand(3, 16, 16)}[index]
+
+
+def test_datasets_of_any_kind(folder: Path, tmp_path: Path) -> None:
+    """What cannot be looked at is not known, and ends no training."""
+    keyed = torch.utils.data.DataLoader(Keyed(names=torch.zeros(3)), 4, sampler=["a"] * 8)
+    for loader in (torch.utils.data.DataLoader(Stream(), 4), keyed):
+        for _ in range(2):
+            found, printed = evaluation(cycle(loader), tmp_path)
+            found.load_or_precalc_dataset_stats()
+            assert "Stacking Inception features for 10 samples from the real dataset." in printed
+    files = np.array([str(path) for path in sorted(folder.iterdir())])
+    mapped = np.memmap(tmp_path / "mapped", dtype=np.uint8, mode="w+", shape=(5, 7))
+    half, labels = torch.zeros(9, dtype=torch.bfloat16, requires_grad=True), np.array([None, "x"])
+    said = []
+    for changed in ({}, {}, {"files": files[:3]}, {"mapped": mapped[1:]}, {"half": half[1:]}):
+        attributes = {"files": files, "mapped": mapped, "half": half, "labels": labels, **changed}
+        found, printed = evaluation(cycle(torch.utils.data.DataLoader(Counted(**attributes), 4)), tmp_path)
+        found.load_or_precalc_dataset_stats()
+        said.append(printed[0].split()[0])
+    assert said == [str(tmp_path / "dataset_stats.npz"), "Dataset", *said[:1] * 3]
+
+
+def test_the_place_is_printed_as_it_was_given(
+    tmp_path: Path, weights_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, printed = evaluation(iter(torch.rand(3, 4, 3, 20, 20)), "./results")
+    found.load_or_precalc_dataset_stats()
+    assert printed[-1] == "Dataset stats cached to ./results/dataset_stats.npz for future use."
+    assert (tmp_path / "results" / "dataset_stats.npz").is_file()

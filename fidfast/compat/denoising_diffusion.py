@@ -7,6 +7,7 @@ means that they are made again. Features are summed as they come; none are stack
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
 
 from fidfast import FeatureStatistics, FidfastWarning, StatisticsError
@@ -86,7 +87,7 @@ class FIDEvaluation:
 
     def load_or_precalc_dataset_stats(self) -> None:
         """Set m2 (D,) and s2 (D, D) of the real images, from the file if it is of these images."""
-        path = Path(os.path.abspath(self.stats_dir)) / "dataset_stats.npz"
+        path = Path(os.path.join(self.stats_dir, "dataset_stats.npz"))
         made_of = self._made_of()
         stored = self._stored(path, made_of)
         if stored is not None:
@@ -103,7 +104,8 @@ class FIDEvaluation:
             }
             path.parent.mkdir(parents=True, exist_ok=True)
             write_statistics(path, arrays)
-            self.print_fn(f"Dataset stats cached to {path} for future use.")
+            said = os.path.join(self.stats_dir, "dataset_stats")  # "./results" stays "./results"
+            self.print_fn(f"Dataset stats cached to {said}.npz for future use.")
         self.m2, self.s2 = self._real.mu.cpu().numpy(), self._real.sigma.cpu().numpy()
         self.dataset_stats_loaded = True
 
@@ -140,9 +142,14 @@ class FIDEvaluation:
             found = [value for value in inspect.getgeneratorlocals(loader).values() if isinstance(value, DataLoader)]
             loader = found[0] if found else loader
         dataset = getattr(loader, "dataset", getattr(loader, "_dataset", None))  # of a loader, of its iterator
+        data = image = None
+        if dataset is not None and not isinstance(dataset, IterableDataset):
+            with contextlib.suppress(Exception):  # anybody's class: what cannot be looked at is not known
+                data = _fingerprint(dataset)
+                image = self._image_shape(dataset)
         return {
-            "data": None if dataset is None else _fingerprint(dataset),
-            "image": None if dataset is None else self._image_shape(dataset),
+            "data": data,
+            "image": image,
             "block": self._dims,
             "channels": self.channels,
             "samples": math.ceil(self.n_samples / self.batch_size) * self.batch_size,
@@ -185,10 +192,12 @@ def _fingerprint(dataset: Any) -> str | None:
     digest, has_data = hashlib.sha256(f"{type(dataset).__qualname__} {len(dataset)}".encode()), False
     for name, value in sorted(vars(dataset).items()):
         digest.update(f"\n{name}".encode())
+        if isinstance(value, np.ndarray) and value.dtype.kind in "OUS":  # paths, or pointers to anything
+            value = value.tolist()
         for item in value if isinstance(value, (list, tuple)) else [value]:
             first = item[0] if isinstance(item, tuple) and item else item  # torchvision's (path, class)
             if isinstance(first, (Tensor, np.ndarray)):
-                digest.update(np.ascontiguousarray(torch.as_tensor(first).cpu().numpy()).tobytes())
+                _digest_numbers(digest, first)
                 has_data = True
                 continue
             digest.update(re.sub(r" at 0x[0-9a-f]+", "", f"\n{item!r}").encode())
@@ -197,3 +206,15 @@ def _fingerprint(dataset: Any) -> str | None:
                 digest.update(f" {status.st_size} {status.st_mtime_ns}".encode())
                 has_data = True
     return digest.hexdigest() if has_data else None
+
+
+def _digest_numbers(digest: Any, numbers: Tensor | np.ndarray) -> None:
+    """In parts of 64 MB: a mapped file need not fit in memory, nor other numbers once more."""
+    digest.update(f"{numbers.dtype} {tuple(numbers.shape)}".encode())
+    numbers = numbers if numbers.ndim else numbers.reshape(1)
+    rows = max(1, 2**26 * len(numbers) // max(1, numbers.nbytes))
+    for start in range(0, len(numbers), rows):
+        part = numbers[start : start + rows]
+        if isinstance(part, Tensor):
+            part = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
