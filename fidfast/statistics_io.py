@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
 import secrets
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -87,8 +88,23 @@ def read_statistics(path: str | os.PathLike[str], *, allow_pickle: bool = False)
     return _interpret(values, path)
 
 
+@contextlib.contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A new file beside this one, renamed to it at the end: an error or interruption leaves the old file or none."""
+    path = Path(os.path.realpath(path))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_statistics(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> Path:
-    """Write an ``.npz`` beside its place, then rename it: an interruption leaves the old file or none."""
+    """Write an ``.npz``, whole or not at all."""
     path = Path(os.path.realpath(path))
     if path.suffix != ".npz":
         raise StatisticsError(
@@ -96,21 +112,14 @@ def write_statistics(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarr
         )
     if not path.parent.is_dir():
         raise StatisticsError(f"{path}: the folder {path.parent} does not exist")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            # not np.savez, which stamps the time on its arrays: equal statistics make equal files
-            with zipfile.ZipFile(file, "w") as archive:
-                for name, array in arrays.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        # not np.savez, which stamps the time on its arrays: equal statistics make equal files
+        with written_whole(path) as file, zipfile.ZipFile(file, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
     except OSError as error:
         raise StatisticsError(f"{path}: the statistics could not be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -168,6 +177,11 @@ _WANTED = frozenset(
 def _interpret(values: Mapping[str, Any], path: Path) -> StoredStatistics:
     count = _count(values, path)
     if values.get("raw_mean") is not None and values.get("raw_cov") is not None:
+        if values.get("capture_mean_cov") is False:  # StyleGAN's for KID or precision: its sums stay 0
+            raise StatisticsError(
+                f"{path}: expected sums captured with capture_mean_cov=True, got a file without; the features that it "
+                "may hold come by fidfast.compat.edm.metric_utils.FeatureStats.load(…).statistics()"
+            )
         mean, covariance = _from_raw_sums(values, count, path)
     else:
         for pair in _MOMENT_KEYS:

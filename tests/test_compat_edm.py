@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import io
 import os
 import pickle
 import subprocess
 import sys
+import urllib.request
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -238,3 +241,69 @@ def test_stylegans_feature_stats_keep_all(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             wrong()
+
+
+def test_an_unreadable_member_of_a_zip_is_named(
+    folders: tuple[Path, Path], one_network: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = f"{folders[0]}.zip"
+    with zipfile.ZipFile(archive, "a") as target:
+        target.writestr("00002/torn.png", "no image")
+    arguments = ["ref", f"--data={archive}", f"--dest={folders[0].parent / 'x.npz'}", "--device=cpu"]
+    assert fid.main(arguments) == 1
+    assert "real.zip/00002/torn.png: not an image that Pillow can read" in capsys.readouterr().err
+    Path(archive).write_bytes(Path(archive).read_bytes()[:60])
+    assert fid.main(arguments) == 1
+    assert "real.zip: expected a zip file, but it cannot be read" in capsys.readouterr().err
+    assert not (folders[0].parent / "x.npz").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (fid, calculate_metrics):
+        (folders[0].parent / "x.npz").mkdir(exist_ok=True)
+        assert command.main(["ref", "--data=nowhere", f"--dest={folders[0].parent / 'x.npz'}"]) == 1
+        assert "--dest: expected a file, but" in capsys.readouterr().err
+
+
+def test_a_torn_download(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Torn(io.BytesIO):
+        def read(self, *_: Any) -> bytes:
+            raise http.client.IncompleteRead(b"")
+
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Torn())
+    assert fid.main(["calc", "--images=nowhere", "--ref=https://example.org/ref.npz"]) == 1
+    assert "https://example.org/ref.npz cannot be read: IncompleteRead" in capsys.readouterr().err
+
+
+class Unpicklable:
+    """Fails in the middle of a pickle, as an interruption would."""
+
+    def __reduce__(self) -> Any:
+        raise KeyboardInterrupt
+
+
+def test_pickles_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "stats.pkl"
+    path.write_bytes(b"the old file")
+    torn = FeatureStats()
+    torn.raw_mean = Unpicklable()  # type: ignore[assignment]
+    for write in (lambda: calculate_metrics.save_stats({"fid": Unpicklable()}, str(path)), lambda: torn.save(path)):
+        with pytest.raises(KeyboardInterrupt):
+            write()
+        assert path.read_bytes() == b"the old file" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pickle_without_sums_or_torn_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "stats.pkl"
+    stats = FeatureStats(capture_all=True)  # as StyleGAN's for KID and precision: its sums stay 0
+    stats.append(torch.randn(5, 4))
+    stats.save(path)
+    with pytest.raises(fidfast.StatisticsError, match="expected sums captured with capture_mean_cov=True"):
+        fidfast.FeatureStatistics.load(path, allow_pickle=True)
+    assert FeatureStats.load(path, allow_pickle=True).statistics().num_samples == 5
+    for content, message in ((path.read_bytes()[:30], "truncated or damaged"), (pickle.dumps([1]), "got none of")):
+        path.write_bytes(content)
+        with pytest.raises(fidfast.StatisticsError, match=f"stats.pkl: .*{message}"):
+            FeatureStats.load(path, allow_pickle=True)

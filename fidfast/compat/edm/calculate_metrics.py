@@ -22,6 +22,7 @@ from fidfast.compat.edm.fid import (
     numpy_moments,
     run_command,
 )
+from fidfast.statistics_io import written_whole
 
 _DINO = "fd_dinov2 needs DINOv2, which fidfast does not bring: compute_fid(feature_extractor=…) takes it"
 
@@ -42,7 +43,7 @@ def as_stats(statistics: fidfast.FeatureStatistics) -> dict[str, Any]:
 def save_stats(stats: Mapping[str, Any], path: str, verbose: bool = True) -> None:
     """Write EDM2's pickle."""
     _say(verbose, f"Saving feature statistics to {path} ...")
-    with open(make_folder_of(path), "wb") as file:
+    with written_whole(make_folder_of(path)) as file:
         pickle.dump(dict(stats), file)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fidfast.decode import decode_bytes, decode_file
+from fidfast.decode import decode_bytes, decode_file, reason_of
 
 
 class ImageFolderDataset(Dataset):
@@ -34,8 +34,11 @@ class ImageFolderDataset(Dataset):
                 for name in names
             }
         elif os.path.splitext(self.path)[1].lower() == ".zip":
-            with zipfile.ZipFile(self.path) as archive:
-                found = set(archive.namelist())
+            try:
+                with zipfile.ZipFile(self.path) as archive:
+                    found = set(archive.namelist())
+            except zipfile.BadZipFile as error:
+                raise OSError(f"{self.path}: expected a zip file, but it cannot be read: {error}") from error
         else:
             raise OSError(f"Path must point to a directory or zip, got {self.path}")
         Image.init()
@@ -59,7 +62,11 @@ class ImageFolderDataset(Dataset):
             return decode_file(os.path.join(self.path, self.names[index]))
         if self._zip is None:  # opened by each process for itself
             self._zip = zipfile.ZipFile(self.path)  # type: ignore[assignment]
-        return decode_bytes(self._zip.read(self.names[index]))  # type: ignore[attr-defined]
+        name = self.names[index]
+        try:
+            return decode_bytes(self._zip.read(name))  # type: ignore[attr-defined]
+        except Exception as error:  # Pillow and zlib raise what they like, and none of it names the member
+            raise ValueError(f"{self.path}/{name}: {reason_of(error)}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_zip": None}

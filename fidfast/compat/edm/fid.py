@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import os
 import sys
 import tempfile
@@ -97,7 +98,7 @@ def _local_file(path: str) -> Iterator[str]:
         try:
             with urllib.request.urlopen(path, timeout=60) as response, open(file, "wb") as out:
                 out.write(response.read())
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise OSError(f"{path} cannot be read: {error}; download it elsewhere and name the file") from error
         yield file
 
@@ -131,6 +132,8 @@ def run_command(run: Callable[[argparse.Namespace, bool], None], options: argpar
 def make_folder_of(path: str) -> Path:
     """Before the work, not after it."""
     file = Path(path)
+    if file.is_dir():
+        raise OSError(f"--dest: expected a file, but {path} is a folder")
     file.parent.mkdir(parents=True, exist_ok=True)
     return file
 

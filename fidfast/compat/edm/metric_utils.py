@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import fidfast
+from fidfast.statistics_io import written_whole
 
 
 class FeatureStats:
@@ -93,7 +94,7 @@ class FeatureStats:
 
     def save(self, pkl_file: str | os.PathLike[str]) -> None:
         """The pickle that StyleGAN's own ``load`` reads."""
-        with open(pkl_file, "wb") as file:
+        with written_whole(pkl_file) as file:
             pickle.dump(self.__dict__, file)
 
     @staticmethod
@@ -105,9 +106,14 @@ class FeatureStats:
                 "pass allow_pickle=True"
             )
         with open(pkl_file, "rb") as file:
-            state = pickle.load(file)
+            try:
+                state = pickle.load(file)
+            except Exception as error:  # what a damaged or foreign pickle raises is anybody's guess
+                raise fidfast.StatisticsError(
+                    f"{pkl_file}: the pickle cannot be read: truncated or damaged ({error!r})"
+                ) from error
         made = FeatureStats()
-        missing = set(vars(made)) - set(state)
+        missing = set(vars(made)) - (set(state) if isinstance(state, dict) else set())
         if missing:
             raise fidfast.StatisticsError(
                 f"{pkl_file}: expected StyleGAN's FeatureStats, got none of {', '.join(sorted(missing))}"
