@@ -148,6 +148,7 @@ def test_pigs_fid_of_tensors_loaders_and_folders(tmp_path: Path) -> None:
     assert folder == pytest.approx(expected, rel=1e-6)
     dataset = pig.ImageDataset(str(tmp_path / "made"), exts=["png"], num_images=4)
     assert len(dataset) == 4 and torch.equal(dataset[0], floats[0])
+    assert dataset[0].is_contiguous()  # as ToTensor's
     for call, error, message in (
         (lambda: pig.get_fid(floats, str(tmp_path / "none.npz")), ValueError, "expected a statistics file"),
         (lambda: pig.get_fid(floats * 3, str(tmp_path / "theirs.npz")), ValueError, "expected values in"),
@@ -176,6 +177,9 @@ def test_pigs_command_and_size(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert np.allclose(stored["mu"], expected.mu.numpy(), rtol=1e-6)
     assert fid_ref.main(["--path", str(tmp_path / "nothing"), "--output", str(tmp_path / "x.npz")]) == 1
     assert "fid_ref: error:" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):  # before the images are looked for
+        calc_fid_ref(str(tmp_path / "nothing"), str(tmp_path / "file" / "x.npz"))
 
 
 def test_pigs_inception_score(monkeypatch: pytest.MonkeyPatch) -> None:

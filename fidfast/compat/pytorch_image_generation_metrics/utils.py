@@ -49,7 +49,7 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, idx: int) -> Any:
         if self.transform is None:
-            return decode_file(self.paths[idx]).float() / 255
+            return decode_file(self.paths[idx]).float().contiguous() / 255
         from PIL import Image
 
         with Image.open(self.paths[idx]) as image:
@@ -126,6 +126,10 @@ def calc_fid_ref(
     Args:
         img_size: resize to this square first, as Pillow's bilinear does.
     """
+    file = None
+    if output_path is not None:  # now, not after the work
+        file = output_path if output_path.endswith(".npz") else f"{output_path}.npz"
+        os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
     paths = ImageDataset(input_path).paths
     source: Any = paths if img_size is None else _Resized(paths, img_size)
     ranks = Ranks()
@@ -137,9 +141,7 @@ def calc_fid_ref(
         progress=verbose,
         all_ranks=ranks.size > 1,
     )
-    if output_path is not None and ranks.rank == 0:
-        file = output_path if output_path.endswith(".npz") else f"{output_path}.npz"
-        os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
+    if file is not None and ranks.rank == 0:
         statistics.save(file)
     return statistics.mu.cpu().numpy(), statistics.sigma.cpu().numpy()
 
