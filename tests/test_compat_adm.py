@@ -148,9 +148,14 @@ def test_a_bad_file_is_refused_before_the_work_and_by_name(
 ) -> None:
     monkeypatch.setattr(adm.Evaluator, "_activations", lambda *_: pytest.fail("the work has begun"))
     np.savez(tmp_path / "samples.npz", samples=images(2, 6))
-    for bad, message in ((tmp_path / "samples.npz", "key arr_0"), (tmp_path / "none.npz", "none.npz.*No such file")):
+    np.savez(tmp_path / "few.npz", images(2, 3))
+    for name, message in (
+        ("samples.npz", "key arr_0"),
+        ("none.npz", "none.npz.*No such file"),
+        ("few.npz", "few.npz: precision and recall need at least 4 images, got 3"),
+    ):
         with pytest.raises(fidfast.ImagesError, match=message):
-            adm.main([str(files[0]), str(bad)])
+            adm.main([str(files[0]), str(tmp_path / name)])
     np.savez(tmp_path / "reference.npz", mu=np.full(2048, np.nan), sigma=np.eye(2048))
     with pytest.raises(fidfast.StatisticsError, match="reference.npz: mu: expected finite numbers"):
         adm.Evaluator().read_statistics(tmp_path / "reference.npz", (np.zeros((0, 2048)), np.zeros((0, 2023))))

@@ -141,7 +141,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     evaluator = Evaluator()
     for path in (options.ref_batch, options.sample_batch):
-        ArrayStream(path, evaluator.batch_size)  # what is wrong with either is said before the work
+        count = ArrayStream(path, evaluator.batch_size).shape[0]  # what is wrong with either is said before the work
+        if count < 4:
+            raise ImagesError(f"{path}: precision and recall need at least 4 images, got {count}")
     reference = evaluator.read_activations(options.ref_batch)
     reference_statistics = evaluator.read_statistics(options.ref_batch, reference)
     sample = evaluator.read_activations(options.sample_batch)
