@@ -95,6 +95,7 @@ class FIDEvaluation:
             self.print_fn("Dataset stats loaded from disk.")
         else:
             self.print_fn(f"Stacking Inception features for {self.n_samples} samples from the real dataset.")
+            path.parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
             self._real = self._statistics_of(self._real_batches(), math.ceil(self.n_samples / self.batch_size))
             arrays = {
                 "m2": self._real.mu.cpu().numpy(),
@@ -102,7 +103,6 @@ class FIDEvaluation:
                 "num_samples": np.array(self._real.num_samples),
                 "made_of": np.array(json.dumps(made_of)),
             }
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_statistics(path, arrays)
             said = os.path.join(self.stats_dir, "dataset_stats")  # "./results" stays "./results"
             self.print_fn(f"Dataset stats cached to {said}.npz for future use.")
