@@ -176,7 +176,7 @@ def test_pigs_command_and_size(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with np.load(tmp_path / "real.npz") as stored:
         assert np.allclose(stored["mu"], expected.mu.numpy(), rtol=1e-6)
     assert fid_ref.main(["--path", str(tmp_path / "nothing"), "--output", str(tmp_path / "x.npz")]) == 1
-    assert "fid_ref: error:" in capsys.readouterr().err
+    assert f"fid_ref: error: path: expected images in {tmp_path / 'nothing'} with" in capsys.readouterr().err
     (tmp_path / "file").touch()
     with pytest.raises(OSError):  # before the images are looked for
         calc_fid_ref(str(tmp_path / "nothing"), str(tmp_path / "file" / "x.npz"))

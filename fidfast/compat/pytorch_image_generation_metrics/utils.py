@@ -24,6 +24,7 @@ from fidfast.distributed import Ranks
 from fidfast.metrics.inception_score import inception_score
 
 PRESET = "pytorch-fid"
+_EXTENSIONS = ["png", "jpg", "JPEG"]
 _meetings = itertools.count()
 
 
@@ -36,7 +37,7 @@ class ImageDataset(Dataset):
     def __init__(
         self,
         root: str,
-        exts: Sequence[str] = ["png", "jpg", "JPEG"],
+        exts: Sequence[str] = _EXTENSIONS,
         transform: Any = None,
         num_images: int | None = None,
     ) -> None:
@@ -130,7 +131,7 @@ def calc_fid_ref(
     if output_path is not None:  # now, not after the work
         file = output_path if output_path.endswith(".npz") else f"{output_path}.npz"
         os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
-    paths = ImageDataset(input_path).paths
+    paths = _files(input_path, _EXTENSIONS)
     source: Any = paths if img_size is None else _Resized(paths, img_size)
     ranks = Ranks()
     statistics = fidfast.compute_statistics(
