@@ -92,6 +92,8 @@ def read_statistics(path: str | os.PathLike[str], *, allow_pickle: bool = False)
 def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A new file beside this one, renamed to it at the end: an error or interruption leaves the old file or none."""
     path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():  # /dev/null would become a file
+        raise OSError(f"{path} is there, and no regular file")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         with open(temporary, "xb") as file:

@@ -293,6 +293,11 @@ def test_pickles_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             write()
         assert path.read_bytes() == b"the old file" and list(tmp_path.iterdir()) == [path]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="pipe is there, and no regular file"):
+        FeatureStats().save(pipe)
+    assert pipe.is_fifo()
 
 
 def test_a_pickle_without_sums_or_torn_is_refused(tmp_path: Path) -> None:
