@@ -102,8 +102,7 @@ def test_torchmetrics_numbers_from_the_same_features(module: str, options: dict[
     assert values[0] == pytest.approx(values[1], rel=1e-4, abs=SAME)
 
 
-@pytest.mark.parametrize("antialias", [True, False])
-@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize(("antialias", "normalize"), [(True, False), (False, True)])
 def test_torchmetrics_fid_of_images(antialias: bool, normalize: bool, home: None) -> None:
     theirs = tool("torchmetrics.image.fid").FrechetInceptionDistance
     values = []
@@ -277,12 +276,12 @@ def test_torch_fidelity_generators_and_datasets(calculate: Any) -> None:
 
 def test_torch_fidelity_precision_and_recall_in_vgg16(calculate: Any, tmp_path: Path) -> None:
     torch.save(vgg_state(), tmp_path / "vgg.pth")
-    inputs = {"input1": Images(make_images(10, 6, 30) // 2), "input2": Images(make_images(9, 7, 30) // 2 + 20)}
+    inputs = {"input1": Images(make_images(6, 6, 30) // 2), "input2": Images(make_images(5, 7, 30) // 2 + 20)}
     weights = {"feature_extractor_weights_path": str(tmp_path / "vgg.pth")}
     mine, theirs = calculate(**inputs, prc=True, feature_extractor="vgg16", **weights)
     assert mine == pytest.approx(theirs, abs=SAME)
     networks = [
-        one.FeatureExtractorVGG16("vgg16", ["fc2"], **weights)(make_images(3, 8, 50))[0]
+        one.FeatureExtractorVGG16("vgg16", ["fc2"], **weights)(make_images(1, 8, 50))[0]
         for one in (ours, tool("torch_fidelity"))
     ]
     assert torch.allclose(*networks, rtol=0, atol=1e-5 * float(networks[1].abs().max()))
@@ -370,10 +369,11 @@ def test_pytorch_image_generation_metrics(home: None, tmp_path: Path) -> None:
     ]
     assert_same_fid(*values, "pytorch-image-generation-metrics, folders")
     floats = make_images(4, 9, 40).float() / 255
-    values = [one.get_fid(floats, str(tmp_path / "ref.npz"), device=torch.device("cpu")) for one in (our_pig, theirs)]
-    assert_same_fid(*values, "pytorch-image-generation-metrics, tensors")
-    probabilities = torch.randn(41, 9, generator=torch.Generator().manual_seed(1)).double()
     core = tool("pytorch_image_generation_metrics.core")
+    (found,) = core.get_inception_feature(floats, [2048], device=torch.device("cpu"))
+    mine = our_pig.utils._features(floats, ["2048"], {})["2048"].numpy()
+    assert np.abs(mine - found).max() <= TOLERANCES["taps/peer"].atol * found.max()
+    probabilities = torch.randn(41, 9, generator=torch.Generator().manual_seed(1)).double()
     for use_torch in (False, True):
         given = probabilities.softmax(1) if use_torch else probabilities.softmax(1).numpy()
         expected = core.calculate_inception_score(given, 4, use_torch)
