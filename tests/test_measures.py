@@ -11,7 +11,7 @@ import torch
 from tolerances import TOLERANCES
 
 from fidfast import reference_metrics as twin
-from fidfast.metrics import rows
+from fidfast.metrics import near, rows
 from fidfast.metrics.inception_score import inception_score
 from fidfast.metrics.kid import kernel_distance
 from fidfast.metrics.memorization import mean_nearest_cosine
@@ -146,6 +146,61 @@ def test_ties_are_what_the_formulas_say(offset: float) -> None:
         assert density_coverage(a, b) == twin.density_coverage(a, b, 5)
 
 
+def clusters(count: int, dims: int, seed: int, spread: float) -> np.ndarray:
+    """Images of few kinds: float32 products say nothing of the distances within one."""
+    rng = np.random.default_rng(seed)
+    centres = 100 * np.random.default_rng(0).normal(size=(3, dims))
+    return (centres[rng.integers(0, 3, count)] + spread * rng.normal(size=(count, dims))).astype(np.float32)
+
+
+@pytest.mark.parametrize("spread", [1e-2, 0.1, 1.0])
+def test_what_float32_cannot_tell_float64_does(spread: float) -> None:
+    real, generated = clusters(60, 40, 1, spread), clusters(50, 40, 2, spread)
+    expected = *twin.precision_recall(real, generated, 3), *twin.density_coverage(real, generated, 5)
+    assert prdc(real, generated) == expected
+    assert 0 < expected[0] < 1
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert prdc(real, generated) == expected
+
+
+@pytest.mark.parametrize("make", [features, lambda *size: clusters(*size, 1.0), lambda *size: 1e5 + features(*size)])
+def test_bounds_of_distances_hold_and_are_narrow(make: Callable[..., np.ndarray]) -> None:
+    a, b = make(40, 500, 1), make(30, 500, 2)
+    a[0] *= 1000
+    shift = torch.from_numpy(a.mean(axis=0)).double()
+    left, right = (near.Points(torch.from_numpy(side), shift) for side in (a, b))
+    exact = torch.from_numpy(twin.squared_distances(a, b))
+    lower = torch.empty_like(exact)
+    for here, there, bounds in near.lower_bounds(left, right):
+        assert bounds.dtype == torch.float32
+        lower[here, there] = bounds.double()
+    upper = lower + 2 * (left.slack[:, None] + right.slack)
+    assert (lower <= exact).all() and (exact <= upper).all()
+    assert (upper - lower < 2e-4 * (left.norms[:, None] + right.norms)).all()
+
+
+def test_nearest_are_the_twins_where_most_distances_are_alike() -> None:
+    """More neighbours at nearly one distance than are kept: float32 cannot choose among them."""
+    corners = np.eye(60, dtype=np.float32) * (1 + 1e-6 * np.arange(60, dtype=np.float32))[:, None]
+    found = near.nearest(near.Points(torch.from_numpy(corners), torch.zeros(60, dtype=torch.float64)), 2)
+    close(found[:, 1], twin.neighbour_radii(corners, 2), "nearest/twin")
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e18, 1e36])
+def test_shares_do_not_depend_on_the_scale(scale: float) -> None:
+    """float32 squares of them vanish or overflow."""
+    real, generated = (features(40, 6, seed).astype(np.float64) for seed in (1, 2))
+    assert prdc(scale * real, scale * generated) == prdc(real, generated)
+
+
+def test_features_of_half_precision_are_numbers_like_others() -> None:
+    real, generated = (features(40, 6, seed, offset=3).astype(np.float16) for seed in (1, 2))
+    expected = *twin.precision_recall(real, generated, 3), *twin.density_coverage(real, generated, 5)
+    assert prdc(real, generated) == expected
+    wide = [side.astype(np.float64) for side in (real, generated)]
+    assert kernel_distance(real, generated, subsets=None).mean == kernel_distance(*wide, subsets=None).mean
+
+
 def test_sets_apart_have_nothing_in_common() -> None:
     assert prdc(features(20, 4, 1), features(20, 4, 2, offset=50)) == (0, 0, 0, 0)
 
@@ -215,8 +270,8 @@ def test_density_needs_one_generated_sample_only() -> None:
 
 
 def test_memory_grows_with_n_not_with_its_square(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No tensor of these measures has more elements than the larger of a tile and the rows with their masks."""
-    monkeypatch.setattr(rows, "CPU_TILE", 16)
+    """No tensor of these measures takes more bytes than the float32 rows: no pairs, and no float64 copy of the rows."""
+    monkeypatch.setattr(rows, "CPU_TILE", 32)
     largest = 0
 
     class Watch(torch.overrides.TorchFunctionMode):
@@ -224,13 +279,13 @@ def test_memory_grows_with_n_not_with_its_square(monkeypatch: pytest.MonkeyPatch
             nonlocal largest
             result = function(*args, **(kwargs or {}))
             if isinstance(result, torch.Tensor):
-                largest = max(largest, result.numel())
+                largest = max(largest, result.untyped_storage().nbytes())
             return result
 
-    a, b = torch.from_numpy(features(400, 4, 1)), torch.from_numpy(features(300, 4, 2))
+    a, b = torch.from_numpy(features(600, 64, 1)), torch.from_numpy(features(500, 64, 2))
     with Watch():
         prdc(a, b)
         kernel_distance(a, b, subsets=3, subset_size=200)
         kernel_distance(a, b, subsets=None)
         mean_nearest_cosine(a, b)
-    assert 256 <= largest <= 400 * 6
+    assert 32 * 32 * 8 <= largest <= 600 * 64 * 4

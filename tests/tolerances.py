@@ -47,6 +47,7 @@ TOLERANCES: dict[str, Tolerance] = {
     "network/bf16": Tolerance(0, 3e-2, "8 bits of mantissa through the layers, of the largest feature"),
     "kid/twin": Tolerance(1e-12, 1e-13, "float64 kernel values of about 1 in another order; their means cancel"),
     "is/twin": Tolerance(1e-12, 0, "float64 sums of p log p in another order"),
+    "nearest/twin": Tolerance(1e-12, 0, "a sum of squared float64 differences, or what a product leaves of two norms"),
     "cosine/twin": Tolerance(0, 1e-14, "1 minus a float64 product of unit rows"),
     "measures/peer": Tolerance(1e-5, 1e-6, "the tool's float32 kernel or softmax against float64 on the same features"),
     "taps/peer": Tolerance(0, 2e-5, "94 float32 layers in another order of sums, of the largest of a tap"),

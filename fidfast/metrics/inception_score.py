@@ -40,7 +40,7 @@ def inception_score(
         ValueError, TypeError: logits that are no finite (N, C); splits that do not fit N.
     """
     rows = as_rows(logits, "logits")
-    bounds = _bounds(splits, len(rows))
+    bounds = split_bounds(splits, len(rows))
     if shuffle:
         order = np.random.RandomState(seed).permutation(len(rows))
         rows = rows[torch.from_numpy(order).to(rows.device)]
@@ -61,7 +61,8 @@ def _score(logits: Tensor) -> float:  # (n, C)
     return float((entropy / len(logits) - torch.xlogy(marginal, marginal).sum()).exp())
 
 
-def _bounds(splits: int | Sequence[int], count: int) -> list[int]:
+def split_bounds(splits: int | Sequence[int], count: int) -> list[int]:
+    """Where each split of ``count`` images begins, and the end of the last; ValueError where they do not fit."""
     if isinstance(splits, int):
         if isinstance(splits, bool) or not 1 <= splits <= count:
             raise ValueError(f"splits: expected 1 to {count}, the number of images, got {splits!r}")

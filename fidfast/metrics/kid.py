@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fidfast.metrics.rows import as_sides, tiles
+from fidfast.metrics.rows import as_sides, parts, tiles
 
 KERNELS = ("polynomial", "rbf")
 
@@ -114,7 +114,7 @@ def _within(x: Tensor, mask: Tensor, kernel: _Kernel) -> Tensor:  # (N, D), (N, 
 
 
 def _norms(x: Tensor) -> Tensor:  # (N, D) → (N,)
-    return torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square()
+    return torch.cat([torch.linalg.vector_norm(part, dim=1).square() for _, part in parts(x)])
 
 
 def _draw(m: int, n: int, subsets: int | None, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # (S, m) each

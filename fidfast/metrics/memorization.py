@@ -21,7 +21,7 @@ def mean_nearest_cosine(
         ValueError, TypeError: naming the argument; a side without a row that can be used.
     """
     a, b = as_sides(features_a, features_b, ("features_a", "features_b"))
-    a, b = (rows[rows.double().sum(dim=1) != 0] for rows in (a, b))
+    a, b = (rows[torch.cat([part.sum(dim=1) for _, part in parts(rows)]) != 0] for rows in (a, b))
     for name, rows in (("features_a", a), ("features_b", b)):
         if not len(rows):
             raise ValueError(f"{name}: expected rows that do not sum to 0, got none")

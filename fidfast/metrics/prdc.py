@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fidfast.metrics.rows import as_sides, parts, tiles
+from fidfast.metrics.near import Points, nearest, pairs_near
+from fidfast.metrics.rows import as_sides, parts
+from fidfast.precision import strict_float32
 
 # |a|² + |b|² - 2 a·b of float64 rows is off by 1e-16·√D of |a|² + |b|²; what is within this of it counts as equal.
 _EQUAL = 1e-12
@@ -93,58 +95,46 @@ class _Counts:
         for name, rows, k in (("real", real, most), ("generated", generated, closed)):
             if k is not None and len(rows) <= k:
                 raise ValueError(f"{name}: {k} neighbours need at least {k + 1} samples, got {len(rows)}")
-        shift = real.mean(dim=0, dtype=torch.float64)  # smaller norms, smaller rounding; no distance changes
-        real_norms, generated_norms = (_norms(rows, shift) for rows in (real, generated))
-        real_nearest = _nearest(real, real_norms, shift, most)  # (N, k) squared
+        real, generated = _within_float32(real, generated)
+        shift = _mean(real).float().double()  # smaller norms, smaller rounding; no distance changes
         device = real.device
         in_real, in_generated, covered = (
             torch.zeros(len(rows), dtype=torch.bool, device=device) for rows in (generated, real, real)
         )
         inside = torch.zeros((), dtype=torch.int64, device=device)
-        # d² ≤ r² is tested as (1 - ε)(|a|² + |b|²) - 2 a·b ≤ r²: split into a term of a and one of b
-        if closed is not None:
-            generated_nearest = _nearest(generated, generated_norms, shift, closed)
-            low = (1 - _EQUAL) * real_norms, (1 - _EQUAL) * generated_norms
-            real_reach, generated_reach = real_nearest[:, closed - 1], generated_nearest[:, closed - 1]
-        if open_ is not None:
-            high = (1 + _EQUAL) * real_norms, (1 + _EQUAL) * generated_norms
-            open_reach = real_nearest[:, open_ - 1]
-        for here, there, products in tiles(generated, real, shift):
-            products.mul_(2)
+        with strict_float32(device):
+            a, b = Points(generated, shift), Points(real, shift)
+            real_nearest = nearest(b, most)  # (N, k) squared
+            radii_a, radii_b = [], []
             if closed is not None:
-                of_real = products >= low[1][here, None] + (low[0] - real_reach)[there]
-                in_real[here] |= of_real.any(dim=1)
-                of_generated = products >= (low[1] - generated_reach)[here, None] + low[0][there]
-                in_generated[there] |= of_generated.any(dim=0)
+                radii_a, radii_b = [nearest(a, closed)[:, -1]], [real_nearest[:, closed - 1]]
             if open_ is not None:
-                within = products > high[1][here, None] + (high[0] - open_reach)[there]
-                inside += within.sum()
-                covered[there] |= within.any(dim=0)
+                radii_b = [*radii_b, real_nearest[:, open_ - 1]]
+            for i, j, squared in pairs_near(a, b, radii_a, radii_b, _EQUAL):
+                margin = _EQUAL * (a.norms[i] + b.norms[j])
+                if closed is not None:
+                    in_real[i[squared <= radii_b[0][j] + margin]] = True
+                    in_generated[j[squared <= radii_a[0][i] + margin]] = True
+                if open_ is not None:
+                    within = squared < radii_b[-1][j] - margin
+                    inside += within.sum()
+                    covered[j[within]] = True
         self.precision, self.recall = _share(in_real), _share(in_generated)
         self.coverage = _share(covered)
         self.density = int(inside) / ((open_ or 1) * len(generated))
 
 
-def _nearest(x: Tensor, norms: Tensor, shift: Tensor, neighbours: int) -> Tensor:  # (N, D) → (N, k) float64, ascending
-    """Squared distances from each row to its k nearest others; a tile off the diagonal serves its rows and columns."""
-    best = norms.new_full((len(x), neighbours), torch.inf)
-    for here, there, products in tiles(x, shift=shift):
-        squared = products.mul_(-2).add_(norms[here, None]).add_(norms[there]).clamp_(min=0)
-        if here == there:
-            squared.fill_diagonal_(torch.inf)
-        else:
-            best[there] = _smallest(best[there], squared.T, neighbours)
-        best[here] = _smallest(best[here], squared, neighbours)
-    return best
+def _within_float32(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sides, scaled together where squares of float32 would overflow: no share depends on the scale."""
+    largest = max(abs(float(value)) for rows in (real, generated) for value in rows.aminmax())
+    return (real, generated) if largest < 1e15 else (real.double() / largest, generated.double() / largest)
 
 
-def _smallest(best: Tensor, squared: Tensor, count: int) -> Tensor:  # (n, k), (n, m) → (n, k)
-    found = squared.topk(min(count, squared.shape[1]), dim=1, largest=False).values
-    return torch.cat([best, found], dim=1).sort(dim=1).values[:, :count]
-
-
-def _norms(rows: Tensor, shift: Tensor) -> Tensor:  # (N, D), (D,) → (N,)
-    return torch.cat([part.square().sum(dim=1) for _, part in parts(rows, shift)])
+def _mean(rows: Tensor) -> Tensor:  # (N, D) → (D,) float64
+    total = rows.new_zeros(rows.shape[1], dtype=torch.float64)
+    for _, part in parts(rows):
+        total += part.sum(dim=0)
+    return total / len(rows)
 
 
 def _share(flags: Tensor) -> float:

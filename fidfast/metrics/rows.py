@@ -1,4 +1,4 @@
-"""What the measures share: checked features, and their Gram matrices tile by tile in float64."""
+"""What the measures share: checked features, and their Gram matrices tile by tile."""
 
 from __future__ import annotations
 
@@ -50,21 +50,25 @@ def tile_rows(device: torch.device) -> int:
     return CPU_TILE if device.type == "cpu" else DEVICE_TILE
 
 
-def parts(rows: Tensor, shift: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
-    """(where, float64 rows minus ``shift``) of one tile after the other."""
+def parts(
+    rows: Tensor, shift: Tensor | None = None, dtype: torch.dtype = torch.float64
+) -> Iterator[tuple[slice, Tensor]]:
+    """(where, rows minus ``shift``, rounded to ``dtype``) of one tile after the other."""
     size = tile_rows(rows.device)
+    wide = torch.promote_types(rows.dtype, dtype)
     for start in range(0, len(rows), size):
-        part = rows[start : start + size].double()
-        yield slice(start, start + len(part)), part if shift is None else part - shift
+        part = rows[start : start + size].to(wide)
+        yield slice(start, start + len(part)), (part if shift is None else part - shift.to(wide)).to(dtype)
 
 
 def tiles(
     x: Tensor,  # (m, D)
     y: Tensor | None = None,  # (n, D); None: x itself, of which then only the tiles on and above the diagonal come
     shift: Tensor | None = None,  # (D,) float64
+    dtype: torch.dtype = torch.float64,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """(rows, columns, float64 inner products) of one tile after the other."""
-    for here, left in parts(x, shift):
-        for there, right in parts(x if y is None else y, shift):
+    """(rows, columns, inner products) of one tile after the other."""
+    for here, left in parts(x, shift, dtype):
+        for there, right in parts(x if y is None else y, shift, dtype):
             if y is not None or there.start >= here.start:
                 yield here, there, left @ right.T
