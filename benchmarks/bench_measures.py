@@ -1,4 +1,4 @@
-"""KID and precision/recall/density/coverage: fractions of the matrix product's rate; times torch-fidelity's, if there.
+"""KID and precision/recall/density/coverage: times of their matrix products alone; times torch-fidelity's, if there.
 
 python -m benchmarks.bench_measures [--num 3000] [--dim 2048] [--rounds 3]
 """
@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.timing import awaited, check_close, environment, gemm_rate, medians, paired, paired_ratio, plain
+from benchmarks.gpu_timing import device_gemm_rate
+from benchmarks.timing import check_close, environment, gemm_rate, medians, paired, paired_ratio, plain
 from fidfast.metrics.kid import kernel_distance
 from fidfast.metrics.prdc import prdc, precision_recall
 
@@ -60,20 +61,21 @@ def run(num: int, dim: int, subsets: int, size: int, rounds: int) -> dict[str, A
         real, generated = real.cuda(), generated.cuda()
     kid = f"kid, {subsets} subsets of {size}"
     runs: dict[str, Callable[[], Any]] = {
-        "prdc": awaited(lambda: prdc(real, generated)),
-        kid: awaited(lambda: kernel_distance(generated, real, subsets=subsets, subset_size=size)),
+        "prdc": lambda: prdc(real, generated),  # numbers, which a device is waited for
+        kid: lambda: kernel_distance(generated, real, subsets=subsets, subset_size=size),
         **{f"torch-fidelity: {name}": compute for name, compute in others.items()},
     }
     taken = paired(runs, rounds=rounds)
-    rate = gemm_rate(torch.float64, device=str(real.device))
+    rate_of = device_gemm_rate if real.is_cuda else gemm_rate
+    rates = {"prdc": rate_of(torch.float32), kid: rate_of(torch.float64)}  # of what the products are
     seconds = medians(taken)
     return {
         "num": num,
         "dim": dim,
-        "float64_gflops": rate / 1e9,
+        "gflops": {"float32": rates["prdc"] / 1e9, "float64": rates[kid] / 1e9},
         "seconds": seconds,
         "times_the_product_alone": {
-            name: seconds[name] * rate / count for name, count in operations(num, dim, subsets, size).items()
+            name: seconds[name] * rates[name] / count for name, count in operations(num, dim, subsets, size).items()
         },
         "times_faster_than_torch_fidelity": {
             name: paired_ratio(taken, f"torch-fidelity: {name.partition(',')[0]}", name) for name in ("prdc", kid)

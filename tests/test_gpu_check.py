@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -71,11 +73,13 @@ def test_nothing_runs_without_the_build_and_only_checks_run_side_by_side(gpu_che
     assert {"bounds", "covariance", "fid", "frechet", "matrix_sqrt", "products", "resize"} <= set(parts)
 
 
+def test_every_benchmark_has_what_it_imports(gpu_check: ModuleType) -> None:
+    for path in sorted((ROOT / "benchmarks").glob("bench_*.py")):
+        assert callable(importlib.import_module(f"benchmarks.{path.stem}").run)
+
+
 def test_benchmarks_of_the_gpu_have_what_is_called(gpu_check: ModuleType) -> None:
     """They cannot run here; that they import, and have run(quick=), can be seen."""
-    import importlib
-    import inspect
-
     for name in [*(path.stem for path in (ROOT / "benchmarks").glob("bench_cuda_*.py")), "bench_matrix_sqrt"]:
         run = importlib.import_module(f"benchmarks.{name}").run
         assert "quick" in inspect.signature(run).parameters
