@@ -23,6 +23,7 @@ from fidfast.measures import (
     METRICS,
     EvaluationResult,
     MeasureOptions,
+    check_counts,
     check_metrics,
     check_sources,
     kept_taps,
@@ -229,6 +230,7 @@ def evaluate(
                 sources[name] = stack.enter_context(
                     open_side(images, name, batch_size, num_workers, on_error, recursive, preset, ranks)
                 )
+        check_counts(wanted, {name: source.total for name, source in sources.items()}, options)
         if sources:
             extractor = resolve_extractor(
                 feature_extractor,
@@ -329,8 +331,9 @@ def compute_statistics(
             compile=compile,
             weights=weights,
         )
+        accumulator = TapAccumulator(extractor.split, main_tap({"fid": None}, extractor, feature_dim))
         side = read_side(
-            source, extractor, Accumulator(), ranks, value_range=value_range, quantize=quantize, progress=progress
+            source, extractor, accumulator, ranks, value_range=value_range, quantize=quantize, progress=progress
         )
     warn_of(side_notes("images", side), ranks)
     return side.statistics

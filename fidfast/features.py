@@ -189,7 +189,7 @@ class CallableExtractor:
             shape = tuple(features.shape)
             raise ValueError(f"feature_extractor: expected features (N, {self.feature_dim}) as before, got {shape}")
         self.feature_dim = features.shape[1]
-        return features.float()
+        return features.to(torch.float32, copy=True)  # a function may fill one buffer again and again
 
     def __call__(
         self,
@@ -224,6 +224,14 @@ def resolve_extractor(
     if isinstance(feature_extractor, (FeatureExtractor, CallableExtractor)):
         return feature_extractor
     return CallableExtractor(feature_extractor, device=device)
+
+
+def single_tap(extractor: FeatureExtractor | CallableExtractor) -> FeatureExtractor | CallableExtractor:
+    """What it was given; ValueError for several taps beside each other, whose distance together means nothing."""
+    if isinstance(extractor, FeatureExtractor) and len(extractor.tap_names) > 1:
+        taps = ", ".join(extractor.tap_names)
+        raise ValueError(f"feature_extractor: expected one of a single tap, got a FeatureExtractor of {taps}")
+    return extractor
 
 
 def _resolve_device(device: str | torch.device | None) -> torch.device:

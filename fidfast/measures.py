@@ -15,7 +15,7 @@ from fidfast.distributed import Ranks
 from fidfast.features import FeatureExtractor
 from fidfast.frechet import statistics_distance
 from fidfast.inception import FEATURE_DIMS
-from fidfast.metrics.inception_score import InceptionScore, inception_score
+from fidfast.metrics.inception_score import InceptionScore, inception_score, split_bounds
 from fidfast.metrics.kid import KernelDistance, kernel_distance
 from fidfast.metrics.prdc import PRDC, prdc
 from fidfast.result import FIDResult
@@ -43,8 +43,14 @@ class MeasureOptions:
         for name, least in (("kid_subsets", 1), ("max_features", 2)):
             if getattr(self, name) is not None:
                 _check_whole(name, getattr(self, name), least)
-        for size in [self.splits] if isinstance(self.splits, int) else self.splits:
+        sizes = [self.splits] if isinstance(self.splits, int) else self.splits
+        if not isinstance(sizes, Sequence) or isinstance(sizes, str) or not sizes:
+            raise ValueError(f"splits: expected a whole number or a list of sizes, got {self.splits!r}")
+        for size in sizes:
             _check_whole("splits", size, 1)
+        _check_whole("seed", self.seed, 0)
+        if self.seed >= 2**32:
+            raise ValueError(f"seed: expected less than 2**32, as numpy's RandomState does, got {self.seed!r}")
 
 
 class EvaluationResult(Mapping[str, Any]):
@@ -101,6 +107,7 @@ class EvaluationResult(Mapping[str, Any]):
 
 def check_metrics(metrics: Sequence[str], feature_extractor: Any) -> dict[str, None]:
     """The metrics wanted, each once, in order; ValueError for unknown ones and those that an own extractor lacks."""
+    metrics = metrics if isinstance(metrics, str) or metrics is None else list(metrics)
     if isinstance(metrics, str) or not metrics or any(metric not in METRICS for metric in metrics):
         raise ValueError(f"metrics: expected a list of {', '.join(METRICS)}, got {metrics!r}")
     lacking = sorted(_OF_THE_NETWORK & set(metrics))
@@ -120,6 +127,19 @@ def check_sources(wanted: Mapping[str, None], given: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{name}: {', '.join(sorted(lacking))} need every image's features: expected images, got statistics"
             )
+
+
+def check_counts(wanted: Mapping[str, None], totals: Mapping[str, int | None], options: MeasureOptions) -> None:
+    """ValueError where a side is known to have too few images for a metric, before any of them is read."""
+    for name, total in totals.items():
+        if total is None:
+            continue
+        count = total if options.max_features is None else min(total, options.max_features)
+        k = max(options.pr_neighbours, options.dc_neighbours if name == "real" else 1)
+        if "prdc" in wanted and count <= k:
+            raise ValueError(f"{name}: {k} neighbours need at least {k + 1} samples, got {count}")
+        if "is" in wanted and name == "generated":
+            split_bounds(options.splits, count)
 
 
 def taps_of(wanted: Mapping[str, None], feature_dim: int) -> list[str]:

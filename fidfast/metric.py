@@ -28,7 +28,7 @@ from fidfast.duplicates import (
     report_duplicates,
 )
 from fidfast.error_bars import GROUPS
-from fidfast.features import resolve_extractor
+from fidfast.features import resolve_extractor, single_tap
 from fidfast.precision import undisturbed
 from fidfast.preprocessing import get_preset
 from fidfast.result import FidfastWarning, FIDResult
@@ -324,7 +324,7 @@ class FID:
             return self._extractor
         if self._own is not None:
             own = {name: self._options[name] for name in ("device", "precision", "compile", "weights")}
-            extractor = resolve_extractor(self._own, **own)
+            extractor = single_tap(resolve_extractor(self._own, **own))
         else:
             key = tuple(str(value) for value in self._options.values())
             extractor = _networks.get(key) or resolve_extractor(**self._options)

@@ -119,6 +119,16 @@ def test_a_whole_evaluation(device: None, there: bool) -> None:
         assert float(other.compute()) == pytest.approx(float(reference), rel=1e-9)
 
 
+@pytest.mark.parametrize("cap", [None, 100])
+def test_measures_of_kept_features(device: None, cap: int | None) -> None:
+    real, generated = _images(150), _images(130, 1)
+    options = {"metrics": ["fid", "kid", "prdc"], "kid_subset_size": 60, "max_features": cap, "progress": False}
+    expected = fidfast.evaluate(real, generated, feature_extractor=_extractor("cpu"), **options)
+    found = fidfast.evaluate(*map(to_device, (real, generated)), feature_extractor=_extractor("cuda"), **options)
+    assert found["prdc"] == expected["prdc"]
+    assert found["kid"].mean == pytest.approx(expected["kid"].mean, rel=1e-9)
+
+
 @pytest.mark.weights
 @pytest.mark.parametrize("there", [True, False], ids=["images there", "images here"])
 def test_the_fid_network(device: None, there: bool, weights_path: object, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from test_inception import random_state
 from torch import Tensor
 
 import fidfast
-from fidfast import features, weights
+from fidfast import evaluation, features, weights
 from fidfast.features import CallableExtractor
 from fidfast.inception import TAPS
 from fidfast.kept_features import KeptRows
@@ -114,6 +114,12 @@ def test_results_as_json_and_for_loggers() -> None:
         (["kid"], {"max_features": 1}, "max_features: .*at least 2, got 1"),
         (["prdc"], {"pr_neighbours": 0}, "pr_neighbours: .*at least 1, got 0"),
         (["is"], {"splits": 0}, "splits: .*at least 1, got 0"),
+        (["is"], {"splits": []}, r"splits: expected a whole number or a list of sizes, got \[\]"),
+        (["is"], {"splits": "10"}, "splits: expected a whole number or a list of sizes, got '10'"),
+        (["is"], {"splits": 2.5}, "splits: expected a whole number or a list of sizes, got 2.5"),
+        (["kid"], {"seed": -1}, "seed: .*at least 0, got -1"),
+        (["kid"], {"seed": None}, "seed: .*whole number.*got None"),
+        (["kid"], {"seed": 2**32}, r"seed: expected less than 2\*\*32.*got 4294967296"),
     ],
 )
 def test_refusals_come_before_any_image(metrics: Any, options: dict[str, Any], message: str) -> None:
@@ -125,6 +131,43 @@ def test_refusals_come_before_any_image(metrics: Any, options: dict[str, Any], m
         options = {**options, "feature_extractor": None}
     with pytest.raises(ValueError, match=message):
         measured(never(), never(), metrics, **options)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "counts", "options", "message"),
+    [
+        (["fid", "prdc"], (5, 20), {}, "real: 5 neighbours need at least 6 samples, got 5"),
+        (["prdc"], (20, 3), {}, "generated: 3 neighbours need at least 4 samples, got 3"),
+        (["prdc"], (20, 20), {"max_features": 4}, "real: 5 neighbours need at least 6 samples, got 4"),
+        (["fid", "is"], (5, 9), {}, "splits: expected 1 to 9, the number of images, got 10"),
+        (["is"], (5, 9), {"splits": [5, 5]}, r"splits: .*add up to 9 images, got \[5, 5\]"),
+    ],
+)
+def test_too_few_images_are_refused_before_any_is_read(
+    metrics: list[str], counts: tuple[int, int], options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: Any, **named: Any) -> Any:
+        raise AssertionError("weights or images were read")
+
+    monkeypatch.setattr(evaluation, "resolve_extractor", never)
+    with pytest.raises(ValueError, match=message):
+        measured(images(counts[0], 1), images(counts[1], 2), metrics, feature_extractor=None, **options)
+
+
+def test_metrics_may_come_from_a_generator() -> None:
+    result = measured(images(9, 1), images(8, 2), (metric for metric in ("fid", "prdc")))  # type: ignore[arg-type]
+    assert list(result) == ["fid", "prdc"]
+
+
+def test_an_extractor_may_fill_one_buffer_again_and_again() -> None:
+    buffer = torch.empty(8, 8)
+
+    def into_buffer(chunk: Tensor) -> Tensor:
+        return buffer.copy_(moments(chunk))
+
+    batch = images(21, 1)
+    found = fidfast.compute_features(batch, feature_extractor=into_buffer, progress=False)
+    assert torch.equal(found["features"], rows_of(batch))
 
 
 def test_statistics_serve_fid_alone(tmp_path: Path) -> None:
@@ -160,6 +203,8 @@ def kept(cap: int | None, count: int, batch: int, seed: int = 0, order: Any = No
 def test_rows_come_in_the_order_of_their_indices() -> None:
     order = np.random.default_rng(0).permutation(50)
     assert kept(None, 50, 7) == list(range(50)) == kept(None, 50, 9, order=order)
+    order = np.random.default_rng(0).permutation(2500)  # more than a block
+    assert kept(None, 2500, 7) == list(range(2500)) == kept(None, 2500, 90, order=order)
 
 
 def test_a_capped_sample_depends_on_the_seed_alone() -> None:
@@ -168,6 +213,7 @@ def test_a_capped_sample_depends_on_the_seed_alone() -> None:
     order = np.random.default_rng(0).permutation(500)
     assert first == kept(20, 500, 64) == kept(20, 500, 500) == kept(20, 500, 3, order=order)
     assert first != kept(20, 500, 7, seed=1)
+    assert kept(1500, 5000, 7) == kept(1500, 5000, 640, order=np.random.default_rng(1).permutation(5000))
     assert kept(20, 15, 7) == list(range(15))
 
 
@@ -238,6 +284,21 @@ def test_an_extractor_of_the_callers_must_have_the_taps() -> None:
     assert result["fid"].feature_dim == 192
     with pytest.raises(ValueError, match="feature_extractor: expected one with the taps 2048, spatial for fid, sfid"):
         measured(images(9, 1), images(8, 2), ["fid", "sfid"], feature_extractor=extractor)
+
+
+@pytest.mark.usefixtures("_random_weights")
+def test_statistics_are_of_one_tap_of_an_extractor_of_several() -> None:
+    """Beside each other, as the network gives them, they would be the statistics of nothing."""
+    extractor = features.FeatureExtractor(taps=["64", "192"])
+    batch = images(9, 1)
+    statistics = fidfast.compute_statistics(batch, feature_extractor=extractor, feature_dim=192, progress=False)
+    expected = extractor.taps(batch)["192"].double()
+    torch.testing.assert_close(statistics.mu, expected.mean(dim=0))
+    with pytest.raises(ValueError, match="feature_extractor: expected one with the taps 2048 for fid"):
+        fidfast.compute_statistics(batch, feature_extractor=extractor, progress=False)
+    metric = fidfast.FID(batch, feature_extractor=extractor)
+    with pytest.raises(ValueError, match="feature_extractor: expected one of a single tap.* of 64, 192"):
+        metric.update(batch)
 
 
 @pytest.mark.usefixtures("_random_weights")
