@@ -193,6 +193,16 @@ def test_shares_do_not_depend_on_the_scale(scale: float) -> None:
     assert prdc(scale * real, scale * generated) == prdc(real, generated)
 
 
+@pytest.mark.filterwarnings("error")
+def test_arrays_as_files_hold_them(tmp_path: Any) -> None:
+    """Mapped, read-only, of the other byte order, from the end."""
+    side = features(20, 4, 1)
+    expected = kernel_distance(side, side[::-1].copy(), subsets=None)
+    np.save(tmp_path / "side.npy", side.astype(">f4"))
+    for given in (np.load(tmp_path / "side.npy", mmap_mode="r"), np.load(tmp_path / "side.npy")):
+        assert kernel_distance(given, side[::-1], subsets=None).mean == expected.mean
+
+
 def test_features_of_half_precision_are_numbers_like_others() -> None:
     real, generated = (features(40, 6, seed, offset=3).astype(np.float16) for seed in (1, 2))
     expected = *twin.precision_recall(real, generated, 3), *twin.density_coverage(real, generated, 5)

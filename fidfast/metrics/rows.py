@@ -22,7 +22,8 @@ def as_rows(values: Any, name: str, *, least: int = 1, columns: int | None = Non
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     if isinstance(values, np.ndarray):
-        values = torch.from_numpy(np.ascontiguousarray(values))
+        # torch takes no other byte order or direction, and warns of an array that is read-only, as a mapped file is
+        values = torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ["C", "W"]))
     if not isinstance(values, Tensor) or not values.is_floating_point():
         got = values.dtype if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(f"{name}: expected a floating-point tensor or array (N, D), got {got}")
