@@ -15,7 +15,7 @@ from pathlib import Path
 
 import fidfast
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}  # what fidfast reads of a folder
 
 
 def main() -> None:
@@ -26,6 +26,8 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=int(os.environ.get("SLURM_ARRAY_TASK_COUNT", 1)))
     parser.add_argument("--feature-dim", type=int, default=2048)
     options = parser.parse_args()
+    if not 0 <= options.task < options.tasks:
+        parser.error(f"--task: expected 0 to {options.tasks - 1}, got {options.task}: is the array numbered from 0?")
 
     files = sorted(path for path in options.images.rglob("*") if path.suffix.lower() in SUFFIXES)
     shard = files[options.task :: options.tasks]

@@ -14,6 +14,7 @@ from test_evaluate import make_images, save_folder
 
 import fidfast
 from fidfast import cli
+from fidfast.files import SUFFIXES
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.weights
@@ -77,6 +78,17 @@ def test_the_example_of_a_job_array_and_merge(folders, tmp_path, weights_path, m
     assert loaded.num_samples == 75
     assert float((loaded.sigma - expected.sigma).abs().max()) <= 1e-10 * float(expected.sigma.abs().max())
     assert (loaded.content_hashes == expected.content_hashes).all()
+
+
+def test_the_example_of_a_job_array_leaves_nothing_out(monkeypatch, capsys):
+    example = runpy.run_path(str(ROOT / "examples" / "statistics_in_shards.py"), run_name="example")
+    assert example["SUFFIXES"] == {f".{suffix}" for suffix in SUFFIXES}
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "16")  # of --array=1-16: the first shard would be nobody's
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "16")
+    monkeypatch.setattr(sys, "argv", ["statistics_in_shards.py", "images", "parts"])
+    with pytest.raises(SystemExit):
+        example["main"]()
+    assert "--task: expected 0 to 15, got 16" in capsys.readouterr().err
 
 
 def test_the_example_of_every_rank_prints_one_number_for_one_and_two_ranks(
