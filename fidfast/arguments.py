@@ -68,7 +68,8 @@ def fid_parser() -> argparse.ArgumentParser:
                         help="also the standard error, and the value without the bias of a finite n")  # fmt: skip
     parser.add_argument("--metrics", type=_metrics, default=None, metavar="NAME,...",
                         help=f"several measures from one pass, a line each: any of {', '.join(METRICS)}")  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print one JSON object, the number under 'fid'")
+    parser.add_argument("--json", action="store_true",
+                        help="print one JSON object, the number under 'fid'; of --metrics one for each")  # fmt: skip
     parser.add_argument("--version", action="version", version=f"fidfast {__version__}")
     return parser
 
