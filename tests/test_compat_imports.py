@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -143,6 +144,26 @@ def test_a_part_whose_original_cannot_be_imported(originals: Path) -> None:
     assert not hasattr(sys.modules["denoising_diffusion_pytorch.trainer"], "FIDEvaluation")
     with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
         importlib.import_module("denoising_diffusion_pytorch.fid_evaluation")
+
+
+def test_all_facades_are_loaded_before_any_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One may import another's original: torchmetrics does torch_fidelity's. A failure installs none of them."""
+    loaded = []
+
+    def recording(name: str) -> ModuleType:
+        assert installed() == ()
+        loaded.append(name)
+        if name.endswith("cleanfid") and loaded.count(name) == 2:
+            raise ImportError("lacks something")
+        return importlib.import_module(name)
+
+    monkeypatch.setattr(fidfast.compat.imports, "import_module", recording)
+    install("pytorch_fid", "cleanfid")
+    assert loaded == ["fidfast.compat.pytorch_fid", "fidfast.compat.cleanfid"]
+    uninstall()
+    with pytest.raises(ImportError, match="lacks something"):
+        install("pytorch_fid", "cleanfid")
+    assert installed() == () and importlib.import_module("pytorch_fid.fid_score").theirs
 
 
 def test_importing_the_package_does_no_work() -> None:

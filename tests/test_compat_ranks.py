@@ -18,6 +18,7 @@ from test_metric import D, make_images, moments
 
 from fidfast.compat import ignite
 from fidfast.compat.torchmetrics import FrechetInceptionDistance, InceptionScore, KernelInceptionDistance
+from fidfast.compat.torchmetrics import MemorizationInformedFrechetInceptionDistance as MiFID
 from fidfast.metrics.inception_score import inception_score
 
 pytestmark = pytest.mark.peers  # there too, where torchmetrics' and ignite's own Metric are the base classes
@@ -40,11 +41,20 @@ def fid(rank: int) -> float:
 def score(rank: int, sizes: tuple[int, int]) -> list[float]:
     """With rank 1 empty torchmetrics itself waits for ever."""
     metric = InceptionScore(Moments(), splits=1)
-    metric._width = D  # known of the FID network without images; a module of the user's shows it with the first
     start = rank * sizes[0]
     for part in FAKE[start : start + sizes[rank]].split(7) if sizes[rank] else ():
         metric.update(part)
     return [float(metric.compute()[0]), len(metric.features)]
+
+
+def of_one(rank: int) -> list[float]:
+    """With rank 1 empty torchmetrics' gather ends the process: the rank's (0,) is no (0, D)."""
+    metrics = [KernelInceptionDistance(Moments(), subsets=2, subset_size=40), MiFID(Moments())]
+    if rank == 0:
+        for metric in metrics:
+            metric.update(REAL, real=True)
+            metric.update(FAKE, real=False)
+    return [float(metrics[0].compute()[0]), float(metrics[1].compute())]
 
 
 def kid(rank: int) -> list[float]:
@@ -71,6 +81,7 @@ def main(rank: int, folder: str) -> None:
             "score": lambda: score(rank, (22, 18)),
             "score of one": lambda: score(rank, (40, 0)),
             "kid": lambda: kid(rank),
+            "lists of one": lambda: of_one(rank),
             "ignite": lambda: ignites(rank),
         }
         for name, do in work.items():
@@ -98,7 +109,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     results = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
     for result in results:
         assert "failure" not in result, result["failure"]
-    for name in ("fid", "ignite"):
+    for name in ("fid", "ignite", "lists of one"):
         assert results[0][name] == results[1][name]
     return results
 
@@ -117,10 +128,18 @@ def test_scores_of_both_ranks_and_of_one(found: list[dict[str, Any]]) -> None:
     assert found[1]["score of one"][0] == pytest.approx(expected, rel=1e-6)
 
 
+def whole_mifid() -> float:
+    metric = MiFID(Moments())
+    metric.update(REAL, real=True)
+    metric.update(FAKE, real=False)
+    return float(metric.compute())
+
+
 def test_kid_and_ignites_fid_of_both_ranks(found: list[dict[str, Any]]) -> None:
     whole = KernelInceptionDistance(Moments(), subsets=2, subset_size=40)
     whole.update(REAL, real=True)
     whole.update(FAKE, real=False)
+    assert found[0]["lists of one"] == pytest.approx([float(whole.compute()[0]), whole_mifid()], rel=1e-5, abs=1e-6)
     for one in found:
         assert one["kid"] == pytest.approx([float(value) for value in whole.compute()], abs=1e-6)
     assert found[0]["ignite"] == pytest.approx(fid_of(REAL, FAKE), rel=1e-6)

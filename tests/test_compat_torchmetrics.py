@@ -20,9 +20,11 @@ from fidfast.compat.torchmetrics import (
     KernelInceptionDistance,
     MemorizationInformedFrechetInceptionDistance,
 )
+from fidfast.compat.torchmetrics.image.kid import poly_mmd
 from fidfast.compat.torchmetrics.image.network import to_bytes
 from fidfast.compat.torchmetrics.metric import Metric
 from fidfast.compat.torchmetrics.standalone import Metric as StandaloneMetric
+from fidfast.metrics.kid import kernel_distance
 
 pytestmark = pytest.mark.peers  # there too, where torchmetrics' own Metric is the base class
 REAL, FAKE = make_images(60, 1), make_images(50, 2)
@@ -78,6 +80,45 @@ def test_fid_its_states_and_reset() -> None:
     assert int(keeps.real_features_num_samples) == 60 and int(keeps.fake_features_num_samples) == 0
     keeps.update(REAL[:20], real=False)
     assert float(keeps.compute()) == pytest.approx(fid_of(REAL, REAL[:20]), rel=1e-6)
+
+
+def test_forward_counts_the_real_side_that_stays_once() -> None:
+    """torchmetrics' own metrics add it again with every call: 60 real images become 240 in two."""
+    for metric, rows in (
+        (FrechetInceptionDistance(Moments(), reset_real_features=False), None),
+        (KernelInceptionDistance(Moments(), reset_real_features=False, subsets=1, subset_size=9), 1),
+        (MemorizationInformedFrechetInceptionDistance(Moments(), reset_real_features=False), 1),
+    ):
+        metric.update(REAL, real=True)
+        batches = [metric(part, real=False) for part in FAKE.split(25)]
+        if rows is None:
+            assert int(metric.real_features_num_samples) == 60 and int(metric.fake_features_num_samples) == 50
+            assert float(batches[1]) == pytest.approx(fid_of(REAL, FAKE[25:]), rel=1e-6)
+            assert float(metric.compute()) == pytest.approx(fid_of(REAL, FAKE), rel=1e-6)
+        else:
+            assert len(metric.real_features) == 1 and [len(part) for part in metric.fake_features] == [25, 25]
+        metric.merge_state(copy.deepcopy(metric))  # no forward: both are added
+        assert float(metric.real_features_num_samples if rows is None else len(metric.real_features)) in (2, 120)
+
+
+def test_a_reset_within_inference_mode_can_be_written_outside_it() -> None:
+    metric = FrechetInceptionDistance(Moments())
+    with torch.inference_mode():
+        value = float(fed(metric).compute())
+        metric.reset()
+    assert float(fed(metric).compute()) == value  # torchmetrics: RuntimeError, inplace update to inference tensor
+
+
+def test_lists_take_what_the_users_network_takes() -> None:
+    class Patches(nn.Module):
+        def forward(self, x: dict[str, Tensor]) -> Tensor:
+            return torch.cat([moments(x["left"]), moments(x["right"])])
+
+    metric = KernelInceptionDistance(Patches(), subsets=1, subset_size=80)
+    for images, real in ((REAL[:40], True), (FAKE[:40], False)):
+        metric.update({"left": images[..., :6], "right": images[..., 6:]}, real=real)
+    assert metric.real_features[0].shape == (80, D)
+    assert torch.isfinite(metric.compute()[0])
 
 
 def test_fid_with_fewer_images_than_features() -> None:
@@ -185,6 +226,13 @@ def test_kid_draws_torchmetrics_subsets() -> None:
         fed(KernelInceptionDistance(Moments(), subset_size=55)).compute()
 
 
+def test_kids_functions() -> None:
+    x, y = moments(REAL[:20]).double(), moments(FAKE[:20]).double()
+    exact = kernel_distance(x, y, subsets=None, degree=2, gamma=0.1, coef0=2.0)
+    assert float(poly_mmd(x, y, 2, 0.1, 2.0)) == pytest.approx(exact.mean, rel=1e-9)
+    assert float(poly_mmd(x, y)) == pytest.approx(kernel_distance(x, y, subsets=None).mean, rel=1e-9)
+
+
 def test_inception_score_splits_as_torchmetrics() -> None:
     class Logits(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -275,10 +323,15 @@ def test_moving_and_float_types() -> None:
     assert fed(metric).compute().dtype == torch.float64
     assert float(metric.compute()) == pytest.approx(value, rel=1e-6)
     assert metric.to("cpu").device.type == "cpu"
-    model = nn.ModuleDict(
-        {"fid": fed(FrechetInceptionDistance(Moments()))}
-    ).half()  # the training module, not the metric
-    assert model["fid"].real_features_sum.dtype == torch.float64
+    for change in (nn.Module.half, lambda module: module.to(torch.bfloat16)):  # of the training module, not the metric
+        model = change(nn.ModuleDict({"fid": fed(FrechetInceptionDistance(Moments()))}))
+        assert model["fid"].real_features_sum.dtype == torch.float64
+        model["fid"].inception.float()
+        assert float(model["fid"].compute()) == pytest.approx(value, rel=1e-6)
+        model["fid"].reset()
+        assert float(fed(model["fid"]).compute()) == pytest.approx(value, rel=1e-6)
+    lists = nn.ModuleDict({"kid": fed(KernelInceptionDistance(Moments()))}).to(torch.bfloat16)["kid"]
+    assert torch.equal(lists.real_features[0], moments(REAL[:17]))
 
 
 @pytest.mark.skipif(not STANDALONE, reason="torchmetrics is installed: its base class is the one in use")
@@ -297,6 +350,9 @@ def test_without_torchmetrics() -> None:
     cached = fed(KernelInceptionDistance(Moments(), subsets=2, subset_size=9))
     assert cached.compute() is cached.compute()
     assert cached.clone().metric_state.keys() == cached.metric_state.keys()
+    for bad in ({"real_features": []}, InceptionScore(Moments()), 3):
+        with pytest.raises(ValueError, match="Expected incoming state to be a"):
+            cached.merge_state(bad)
 
 
 def test_the_fid_network_behind_the_metrics(random_weights: dict[str, Tensor]) -> None:  # noqa: F811

@@ -40,13 +40,16 @@ def install(*names: str) -> None:
         ValueError: a name that has no façade; nothing is then installed.
     """
     _check(names)
+    # All of them now: they may import what is left of their tool, which imports this part, and what other tools of
+    # these names give it (torchmetrics: torch_fidelity); and where that fails, nothing has been installed.
+    for name in names:
+        for ours in _REPLACED[name].values():
+            import_module(f"fidfast.compat.{ours}")
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
     for name in names:
         if name in _installed:
             continue
-        for ours in _REPLACED[name].values():  # now: it may import what is left of the tool, which imports this part
-            import_module(f"fidfast.compat.{ours}")
         _installed.append(name)
         before = {module: sys.modules[module] for module in list(sys.modules) if _ours(module, (name,)) is not None}
         for theirs in before:

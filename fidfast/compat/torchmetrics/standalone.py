@@ -78,20 +78,34 @@ class Metric(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The value of this batch alone, on this rank; the batch is added to the states as well."""
         before, count = self.metric_state, self._update_count
-        self._set({name: copy.deepcopy(default) for name, default in self._defaults.items()})
+        self.reset()
         alone, self._alone = self._alone, True
         try:
             self.update(*args, **kwargs)
             value = self.compute()
+            self._reduce_states(before)
         except BaseException:
             self._set(before)
             self._update_count = count
             raise
         finally:
             self._alone, self._computed = alone, None
-        self._set({name: before[name] + state for name, state in self.metric_state.items()})  # type: ignore[operator]
         self._update_count = count + 1
         return value
+
+    def merge_state(self, incoming_state: dict[str, State] | Metric) -> None:
+        """Add another metric of this class, or its ``metric_state``. ValueError: something else; nothing is added."""
+        if isinstance(incoming_state, Metric):
+            if not isinstance(incoming_state, type(self)):
+                raise ValueError(f"Expected incoming state to be a {type(self).__name__} but got {incoming_state!r}")
+            incoming_state = incoming_state.metric_state
+        if not isinstance(incoming_state, dict) or not self._defaults.keys() <= incoming_state.keys():
+            raise ValueError(f"Expected incoming state to be a dict of {', '.join(self._defaults)}")
+        self._reduce_states(incoming_state)
+        self._computed = None
+
+    def _reduce_states(self, incoming_state: dict[str, State]) -> None:
+        self._set({name: incoming_state[name] + state for name, state in self.metric_state.items()})  # type: ignore[operator]
 
     def reset(self) -> None:
         self._update_count, self._computed = 0, None
@@ -149,7 +163,8 @@ class Metric(nn.Module):
 
         def move(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
-            return moved if self._dtype_convert else moved.to(tensor.dtype)
+            keeps = self._dtype_convert or moved.dtype == tensor.dtype
+            return moved if keeps else tensor.to(moved.device)  # not moved.to(dtype): it has been rounded
 
         def move_state(state: State) -> State:
             return [move(part) for part in state] if isinstance(state, list) else move(state)

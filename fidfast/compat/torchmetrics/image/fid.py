@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from fidfast.compat.raw_sums import distance_of, moments_of
 from fidfast.compat.torchmetrics.image.network import NoTrainInceptionV3, check_bool, extract, make_network
-from fidfast.compat.torchmetrics.metric import Metric
+from fidfast.compat.torchmetrics.image.states import ImageMetric
 
 __all__ = ["FrechetInceptionDistance", "NoTrainInceptionV3"]
 
 
-class FrechetInceptionDistance(Metric):
+class FrechetInceptionDistance(ImageMetric):
     """The FID of images that come in batches, as a metric of torchmetrics: its arguments, methods and states.
 
     Args:
@@ -71,6 +71,11 @@ class FrechetInceptionDistance(Metric):
         """Add images (N, 3, H, W) to the real or the generated side. ValueError: nothing is added."""
         rows = extract(self, imgs)  # (N, D)
         side, total = ("real" if real else "fake"), self.real_features_sum
+        if len(rows) != len(imgs):  # which the lists of the other metrics may, but not a count of images
+            raise ValueError(
+                f"feature: expected the network to return ({len(imgs)}, D) for {len(imgs)} images, got "
+                f"{tuple(rows.shape)}"
+            )
         if rows.shape[1] != len(total):
             raise ValueError(f"feature: expected {len(total)} features of an image as before, got {rows.shape[1]}")
         self.orig_dtype = rows.dtype
@@ -80,7 +85,9 @@ class FrechetInceptionDistance(Metric):
             ("cov_sum", rows.T @ rows),
             ("num_samples", len(rows)),
         ):
-            setattr(self, f"{side}_features_{state}", getattr(self, f"{side}_features_{state}").add_(change))
+            before = getattr(self, f"{side}_features_{state}")
+            # not in place: what reset() makes within inference mode cannot be written to outside it
+            setattr(self, f"{side}_features_{state}", (before + change).to(before.dtype))
 
     def compute(self) -> Tensor:
         """() the FID of all images so far, of all ranks, in the features' float type."""
@@ -93,14 +100,6 @@ class FrechetInceptionDistance(Metric):
         real = moments_of(counts["real"], self.real_features_sum, self.real_features_cov_sum)
         fake = moments_of(counts["fake"], self.fake_features_sum, self.fake_features_cov_sum)
         return distance_of(real, fake).to(self.orig_dtype)
-
-    def reset(self) -> None:
-        """Begin again; the real side stays if ``reset_real_features`` is False."""
-        names = [] if self.reset_real_features else [name for name in self._defaults if name.startswith("real")]
-        kept = {name: getattr(self, name) for name in names}
-        super().reset()
-        for name, state in kept.items():
-            setattr(self, name, state)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """One or several values as torchmetrics plots them."""

@@ -47,7 +47,7 @@ class InceptionScore(FeatureLists):
         self.used_custom_model = False  # normalize=True makes bytes for a module too, as torchmetrics does here alone
         self.normalize = check_bool("normalize", normalize)
         self.splits = splits
-        self._add_lists(("features",), feature)
+        self._add_lists(("features",))
 
     def update(self, imgs: Tensor) -> None:
         """Add images (N, 3, H, W)."""

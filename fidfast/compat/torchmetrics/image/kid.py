@@ -11,7 +11,26 @@ from fidfast.compat.torchmetrics.image.lists import FeatureLists
 from fidfast.compat.torchmetrics.image.network import LAYERS, check_bool, check_positive, make_network
 from fidfast.metrics.kid import kernel_distance
 
-__all__ = ["KernelInceptionDistance"]
+__all__ = ["KernelInceptionDistance", "maximum_mean_discrepancy", "poly_kernel", "poly_mmd"]
+
+
+def maximum_mean_discrepancy(k_xx: Tensor, k_xy: Tensor, k_yy: Tensor) -> Tensor:  # (m, m) each → ()
+    """Unbiased MMD² of two sets of m from the kernel of all their pairs."""
+    m = len(k_xx)
+    inside = sum(kernel.sum() - kernel.trace() for kernel in (k_xx, k_yy))
+    return inside / (m * (m - 1)) - 2 * k_xy.sum() / m**2
+
+
+def poly_kernel(f1: Tensor, f2: Tensor, degree: int = 3, gamma: float | None = None, coef: float = 1.0) -> Tensor:
+    """(gamma x·y + coef)^degree of all pairs of (M, D) and (N, D): (M, N)."""
+    return (f1 @ f2.T * (1.0 / f1.shape[1] if gamma is None else gamma) + coef) ** degree
+
+
+def poly_mmd(
+    f_real: Tensor, f_fake: Tensor, degree: int = 3, gamma: float | None = None, coef: float = 1.0
+) -> Tensor:  # (m, D) each → ()
+    pairs = ((f_real, f_real), (f_real, f_fake), (f_fake, f_fake))
+    return maximum_mean_discrepancy(*(poly_kernel(x, y, degree, gamma, coef) for x, y in pairs))
 
 
 class KernelInceptionDistance(FeatureLists):
@@ -62,7 +81,7 @@ class KernelInceptionDistance(FeatureLists):
         self.gamma, self.coef = gamma, coef
         self.reset_real_features = check_bool("reset_real_features", reset_real_features)
         self.normalize = check_bool("normalize", normalize)
-        self._add_lists(("real_features", "fake_features"), feature)
+        self._add_lists(("real_features", "fake_features"))
 
     def update(self, imgs: Tensor, real: bool) -> None:
         """Add images (N, 3, H, W) to the real or the generated side."""

@@ -51,7 +51,7 @@ class MemorizationInformedFrechetInceptionDistance(FeatureLists):
         if not (isinstance(cosine_distance_eps, float) and 1 >= cosine_distance_eps > 0):
             raise ValueError("Argument `cosine_distance_eps` expected to be a float greater than 0 and less than 1")
         self.cosine_distance_eps = cosine_distance_eps
-        self._add_lists(("real_features", "fake_features"), feature, torch.float64)
+        self._add_lists(("real_features", "fake_features"), torch.float64)
 
     def update(self, imgs: Tensor, real: bool) -> None:
         """Add images (N, 3, H, W) to the real or the generated side."""
