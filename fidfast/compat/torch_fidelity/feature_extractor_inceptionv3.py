@@ -19,6 +19,7 @@ from fidfast.precision import network_switches
 from fidfast.weights import open_weights
 
 _DOUBLE_CHUNK = 8
+_LAYERS = ("Conv2d_", "MaxPool_", "Mixed_", "AvgPool")  # of torch-fidelity's network
 # Instances with equal options share one network, as the metrics of one collection do.
 _networks: weakref.WeakValueDictionary[tuple, Any] = weakref.WeakValueDictionary()
 
@@ -57,6 +58,16 @@ class FeatureExtractorInceptionV3(FeatureExtractorBase):
         self._weights, _ = open_weights(feature_extractor_weights_path, final_layer=logits)
         self._network: Any = None
         self.eval()
+
+    def __getattr__(self, name: str) -> Any:
+        """What is not there; torchmetrics' own metrics, for one, run the original's layers one by one."""
+        if name.startswith(_LAYERS):
+            raise AttributeError(
+                f"{type(self).__name__} has no layer {name}: fidfast's network runs as a whole. "
+                'fidfast.compat.install("torchmetrics") lets its metrics stand on it; for other code, '
+                'uninstall("torch_fidelity") gives the original back'
+            )
+        return super().__getattr__(name)
 
     @property
     def in_double(self) -> bool:
