@@ -53,6 +53,7 @@ def test_piqs_features_of_a_loader() -> None:
     assert torch.allclose(found, (A / 255).mean((2, 3)))
     for bad, network, error, message in (
         ([{"pictures": A}], Maps(), ValueError, "loader: expected dicts with a key 'images', got the keys"),
+        ([[A]], Maps(), ValueError, "loader: expected dicts with a key 'images', got list"),
         ([], Maps(), ValueError, "loader: expected at least one batch, got none"),
         (loader, moments, TypeError, "feature_extractor: expected a torch.nn.Module, got function"),
         (loader, nn.Flatten(), ValueError, "feature_extractor: expected a list of one tensor, got Tensor"),

@@ -21,9 +21,12 @@ import fidfast
 import fidfast.compat
 from fidfast.compat import torch_fidelity
 from fidfast.compat.torch_fidelity import feature_extractor_inceptionv3 as network
-from fidfast.compat.torch_fidelity import fidelity, registry
+from fidfast.compat.torch_fidelity import fidelity, metric_fid, metric_isc, metric_kid, metric_prc, registry, utils
 from fidfast.compat.torch_fidelity.datasets import ImagesPathDataset, ResizeAndCrop
 from fidfast.compat.torch_fidelity.defaults import DEFAULTS
+from fidfast.compat.torch_fidelity.interpolate_compat_tensorflow import (
+    interpolate_bilinear_2d_like_tensorflow1x as interpolate,
+)
 from fidfast.compat.torch_fidelity.utils import glob_samples_paths, sample_random
 from fidfast.metrics.inception_score import inception_score
 from fidfast.metrics.kid import kernel_distance
@@ -176,16 +179,16 @@ def test_a_generator_draws_the_originals_noise(classes: int) -> None:
         calculate(input1=model, fid=True)
 
 
-def test_a_generator_that_makes_something_else() -> None:
+def test_a_generator_that_makes_something_else(random_weights: dict[str, Tensor]) -> None:
     class Floats(nn.Module):
         def forward(self, z: Tensor) -> Tensor:
             return z[:, :3, None, None]
 
     wrapped = torch_fidelity.GenerativeModelModuleWrapper(Floats(), 4, "unit", 0)
     with pytest.raises(
-        ValueError, match=r"input2: expected the generator to make torch.uint8 \(5, 3, H, W\), got torch.fl"
+        ValueError, match=r"input1: expected the generator to make torch.uint8 \(5, 3, H, W\), got torch.fl"
     ):
-        calculate(input2=wrapped, fid=True, input2_model_num_samples=5)
+        calculate(input1=wrapped, fid=True, input1_model_num_samples=5, feature_extractor="inception-v3-compat")
     for bad, message in (
         ({"z_size": 0}, "z_size: expected a positive whole number, got 0"),
         ({"z_type": "pink"}, "z_type: expected one of normal, unit, uniform_0_1, got 'pink'"),
@@ -210,6 +213,104 @@ def test_a_torchscript_generator(tmp_path: Path) -> None:
         found = calculate(input1=str(tmp_path / "generator.pth"), fid=True, **options)
     images = Generator()(torch.from_numpy(np.random.RandomState(2020).randn(20, 4)).float())
     assert found["frechet_inception_distance"] == pytest.approx(fid_of(images, B), rel=1e-9)
+
+
+class Flat(torch_fidelity.FeatureExtractorBase):
+    """A network of the user's own, of whatever the inputs hold."""
+
+    def __init__(self, name: str, features_list: list[str], **kwargs: object) -> None:
+        super().__init__(name, features_list)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (x[:, ..., :3, :2].flatten(1).double() / 10,)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("flat",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "flat"
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_registered_network_gets_what_the_inputs_hold(labelled: bool) -> None:
+    """Gray images stay gray and floats floats, as in the original: only the network can say what it takes."""
+    torch_fidelity.register_feature_extractor("flat", Flat)
+    for a, b in ((A[:, :1], B[:, :1]), (A[:, 0], B[:, 0]), (A / 3, B / 3), (A, B)):
+        found = calculate(
+            feature_extractor="flat", input1=Images(a, labelled), input2=Images(b, labelled), fid=True, batch_size=7
+        )
+        sides = []
+        for images in (b, a):
+            sides.append(fidfast.FeatureStatistics(images[0, ..., :3, :2].numel()))
+            sides[-1].update(Flat("flat", ["flat"])(images)[0])
+        expected = float(fidfast.compute_fid(*sides, progress=False))
+        assert found["frechet_inception_distance"] == pytest.approx(expected, rel=1e-6)
+
+    class Noise(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return z[:, None, :3, None].expand(-1, 1, 3, 2)  # gray floats
+
+    wrapped = torch_fidelity.GenerativeModelModuleWrapper(Noise(), 4, "normal", 0)
+    options = {"input1_model_num_samples": 20, "batch_size": 9, "feature_extractor": "flat"}
+    assert calculate(input1=wrapped, input2=Images(A[:, :1]), fid=True, **options)["frechet_inception_distance"] > 0
+
+    class Numbers(Flat):
+        def forward(self, x: Tensor) -> tuple[Tensor]:
+            return (x.float().mean((1, 2, 3)),)
+
+    torch_fidelity.register_feature_extractor("numbers", Numbers)
+    with pytest.raises(ValueError, match=r"numbers: expected features \(N, D\) under 'flat', got \(60,\)"):
+        calculate(feature_extractor="numbers", fid=True)
+
+
+def test_the_functions_below_calculate_metrics() -> None:
+    """Which training code calls with statistics of its own: reference/peers.md knows of MAR's and JiT's."""
+    options = {"cuda": False, "verbose": False, "save_cpu_ram": True, "feature_extractor": "moments"}
+    options |= {"input1": Images(A), "input2": Images(B), "kid_subsets": 3, "kid_subset_size": 20, "isc_splits": 3}
+    expected = calculate(isc=True, fid=True, kid=True, prc=True, **options)
+    alone = {
+        **metric_isc.calculate_isc(1, **options),
+        **metric_fid.calculate_fid(**options),
+        **metric_kid.calculate_kid(**options),
+        **metric_prc.calculate_prc(**options),
+    }
+    assert list(alone) == list(expected) and alone == pytest.approx(expected, rel=1e-9)
+    extractor = utils.create_feature_extractor("moments", ["eight", "three"], **options)
+    features = [utils.extract_featuresdict_from_input_id_cached(i, extractor, **options) for i in (1, 2)]
+    assert metric_isc.isc_featuresdict_to_metric(features[0], "eight", **options) == metric_isc.calculate_isc(
+        1, **options
+    )
+    stats = [metric_fid.fid_featuresdict_to_statistics_cached(one, None, extractor, "eight") for one in features]
+    assert metric_fid.fid_statistics_to_metric(*stats, False) == pytest.approx(metric_fid.calculate_fid(**options))
+    of_dataset = utils.get_featuresdict_from_dataset(Images(A), extractor, 9, False, True, False)
+    wrapped = torch_fidelity.GenerativeModelModuleWrapper(Generator(), 4, "normal", 0)
+    made = utils.get_featuresdict_from_generative_model(wrapped, extractor, 7, 4, False, 1, False)
+    for name in ("eight", "three"):
+        assert torch.equal(of_dataset[name], features[0][name]) and len(made[name]) == 7
+    assert isinstance(utils.prepare_input_from_id(1, **options), torch.utils.data.Dataset)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_tensorflows_resize(align_corners: bool) -> None:
+    images = make_images(2, 5, 40)[:, :, :, :31].double()
+    for size in ((299, 299), (17, 50), (1, 1)):
+        found = interpolate(images, size, align_corners=align_corners)
+        assert found.shape == (2, 3, *size)
+        if size == (299, 299) and not align_corners:
+            exact = network.resize(images.to(torch.uint8), "tensorflow")
+            assert (found - exact).abs().max() <= 255 * TOLERANCES["resize/float64"].atol
+    assert interpolate(images, scale_factor=(0.5, 2.0), align_corners=align_corners).shape == (2, 3, 20, 62)
+    for bad, message in (
+        ({"size": (3, 3)}, "align_corners: expected True or False, got None"),
+        ({"align_corners": True}, "expected size or scale_factor"),
+        ({"align_corners": True, "size": (3,)}, r"size: expected \(height, width\), got \(3,\)"),
+        ({"align_corners": True, "size": (3, 3), "method": "best"}, "method: expected 'slow' or 'fast', got 'best'"),
+        ({"align_corners": True, "size": (3, 3), "input": images.byte()}, "input: expected floating point"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            interpolate(**{"input": images, **bad})
 
 
 def test_noise_and_interpolation() -> None:
@@ -251,6 +352,13 @@ def test_the_cache_depends_on_what_the_features_depend_on(tmp_path: Path) -> Non
     Moments.runs = 0
     calculate(**options, samples_resize_and_crop=5)
     assert Moments.runs >= len(A) and len(list(tmp_path.iterdir())) == 2
+    (tmp_path / files[0]).write_bytes((tmp_path / files[0]).read_bytes()[:300])
+    with pytest.raises(ValueError, match=f"{files[0]}: expected cached features, got a damaged file.*; delete it"):
+        calculate(**options)
+    Moments.runs = 0
+    with pytest.raises(ValueError, match="cache_name: expected a name without path delimiters, got 'b/a-moments'"):
+        calculate(**{**options, "input1_cache_name": "b/a"})
+    assert Moments.runs == 0  # said before the work
 
 
 @pytest.mark.parametrize(
@@ -266,7 +374,7 @@ def test_the_cache_depends_on_what_the_features_depend_on(tmp_path: Path) -> Non
             "input1: expected a folder of images, one of the registered names cifar10",
         ),
         ({"fid": True, "input1": A}, "input1: expected a folder of images.*got Tensor"),
-        ({"fid": True, "input1": Images(A.float())}, "input1: expected a Dataset of uint8 images.*got torch.float32"),
+        ({"fid": True, "input1": Images(A[:0])}, "input1: expected images, got an empty Images"),
         ({"fid": True, "input1": "g.onnx"}, "input1: ONNX generators are not supported"),
         ({"kid": True}, "kid_subset_size: expected at most 60, the number of samples in input1, got 1000"),
         ({"kid": True, "kid_kernel": "flat"}, "kid_kernel: expected one of poly, rbf, got 'flat'"),
@@ -437,6 +545,10 @@ def test_the_network_moves_copies_and_ignores_checkpoints(random_weights: dict[s
     for other in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
         assert other._network is None and torch.equal(other(images)[0], expected)
         assert other.network() is one.network()
+    with pytest.raises(AttributeError, match=r"no layer Mixed_5b.*fidfast.compat.install\(\"torchmetrics\"\)"):
+        one.Mixed_5b  # noqa: B018  as torchmetrics' own metrics do
+    with pytest.raises(ValueError, match="input1: expected a Dataset of uint8 images.*got torch.float32"):
+        calculate(fid=True, input1=Images(A.float()), feature_extractor="inception-v3-compat")
     holder = nn.ModuleDict({"inception": one})
     assert not holder.state_dict() and not list(holder.parameters())
     holder.load_state_dict({"inception.Conv2d_1a_3x3.conv.weight": torch.zeros(3)})  # strict

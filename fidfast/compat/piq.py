@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -43,8 +43,9 @@ class FID(nn.Module):
             raise TypeError(f"feature_extractor: expected a torch.nn.Module, got {type(feature_extractor).__name__}")
         parts = []
         for batch in loader:
-            if "images" not in batch:
-                raise ValueError(f"loader: expected dicts with a key 'images', got the keys {sorted(batch)}")
+            if not isinstance(batch, Mapping) or "images" not in batch:
+                got = f"the keys {sorted(batch)}" if isinstance(batch, Mapping) else type(batch).__name__
+                raise ValueError(f"loader: expected dicts with a key 'images', got {got}")
             images = batch["images"]
             if feature_extractor is None:
                 parts.append(_inception_features(network, images).cpu())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fidfast.compat.torch_fidelity.helpers import get_kwarg, vprint
+from fidfast.compat.torch_fidelity.helpers import get_kwarg, vassert, vprint
 from fidfast.statistics_io import write_statistics
 
 # Beside the input's name and the network's: torch-fidelity's own cache leaves these out, and so returns the features of
@@ -54,14 +55,20 @@ def cached_features(
     verbose: bool,
 ) -> dict[str, Tensor]:
     """{feature: (N, D) float32} from ``{prefix}-features-{name}-{key}.npz``, all of them, or computed and written."""
+    vassert(os.path.basename(prefix) == prefix, f"cache_name: expected a name without path delimiters, got {prefix!r}")
     folder = Path(os.path.dirname(torch.hub.get_dir())) / "fidelity_cache" if root is None else Path(root).expanduser()
     files = {name: folder / f"{prefix}-features-{name}-{key}.npz" for name in names}
     if all(file.is_file() for file in files.values()):
         vprint(verbose, f"Loading cached {', '.join(map(str, files.values()))}")
         found = {}
         for name, file in files.items():
-            with np.load(file, allow_pickle=False) as archive:
-                found[name] = torch.from_numpy(archive["features"])
+            try:
+                with np.load(file, allow_pickle=False) as archive:
+                    found[name] = torch.from_numpy(archive["features"])
+            except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                raise ValueError(
+                    f"{file}: expected cached features, got a damaged file ({error}); delete it"
+                ) from error
         return found
     features = compute()
     folder.mkdir(parents=True, exist_ok=True)

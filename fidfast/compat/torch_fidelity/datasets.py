@@ -14,6 +14,13 @@ from torch.utils.data import Dataset
 from fidfast.decode import decode_file, rgb_tensor
 
 
+class TransformPILtoRGBTensor:
+    """A Pillow image → uint8 (3, H, W): the ``transform`` of a dataset to be registered."""
+
+    def __call__(self, img: Any) -> Tensor:
+        return rgb_tensor(img)
+
+
 class ImagesPathDataset(Dataset):
     """Image files; ``transforms`` takes the Pillow image, and gives a tensor."""
 

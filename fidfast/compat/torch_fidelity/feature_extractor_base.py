@@ -10,8 +10,9 @@ from fidfast.compat.torch_fidelity.helpers import vassert
 
 
 class FeatureExtractorBase(nn.Module):
-    """uint8 images (N, 3, H, W) → a tuple of features (N, D), one for each name in ``features_list``, in that order.
+    """Images → a tuple of features (N, D), one for each name in ``features_list``, in that order.
 
+    The images are uint8 (N, 3, H, W) of a folder, and a batch of whatever a Dataset or a generator gives.
     Subclasses give ``get_provided_features_list``, ``get_default_feature_layer_for_metric`` and ``forward``, and are
     registered by :func:`register_feature_extractor`. They are made with keywords only they know, and must accept more.
     """

@@ -7,6 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from fidfast.compat.torch_fidelity.helpers import get_kwarg, vassert
+from fidfast.compat.torch_fidelity.utils import (
+    create_feature_extractor,
+    extract_featuresdict_from_input_id_cached,
+    resolve_feature_extractor,
+    resolve_feature_layer_for_metric,
+)
 from fidfast.metrics.kid import kernel_distance
 
 KEY_METRIC_KID_MEAN = "kernel_inception_distance_mean"
@@ -36,3 +42,18 @@ def kid_features_to_metric(features_1: Tensor, features_2: Tensor, **kwargs: Any
         seed=get_kwarg("rng_seed", kwargs),
     )
     return {KEY_METRIC_KID_MEAN: distance.mean, KEY_METRIC_KID_STD: float(distance.values.std())}
+
+
+def kid_featuresdict_to_metric(
+    featuresdict_1: dict[str, Tensor], featuresdict_2: dict[str, Tensor], feat_layer_name: str, **kwargs: Any
+) -> dict[str, float]:
+    return kid_features_to_metric(featuresdict_1[feat_layer_name], featuresdict_2[feat_layer_name], **kwargs)
+
+
+def calculate_kid(**kwargs: Any) -> dict[str, float]:
+    """KID alone, of the keywords of ``calculate_metrics``."""
+    kwargs["kid"] = True
+    layer = resolve_feature_layer_for_metric("kid", **kwargs)
+    extractor = create_feature_extractor(resolve_feature_extractor(**kwargs), [layer], **kwargs)
+    first, second = (extract_featuresdict_from_input_id_cached(number, extractor, **kwargs) for number in (1, 2))
+    return kid_featuresdict_to_metric(first, second, layer, **kwargs)

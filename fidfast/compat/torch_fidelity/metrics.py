@@ -128,7 +128,7 @@ def _can_stream(extractor: Any, layer: str, inputs: list[int], kwargs: dict[str,
 
 
 def _stream(extractor: Any, input_id: int, kwargs: dict[str, Any]) -> fidfast.FeatureStatistics:
-    source, workers = image_source(input_id, **kwargs)
+    source, workers = image_source(input_id, extractor, **kwargs)
     return fidfast.compute_statistics(
         source,
         feature_extractor=extractor.network(),

@@ -37,7 +37,10 @@ def _check_name(kind: str, name: Any, registry: dict[str, Any]) -> None:
 
 
 def register_dataset(name: str, fn_create: Callable[[str, bool], Any]) -> None:
-    """An input by name; ``fn_create(root, download)`` makes the Dataset of uint8 images (3, H, W)."""
+    """An input by name; ``fn_create(root, download)`` makes the Dataset of uint8 images (3, H, W).
+
+    Other images too, for a network of one's own (:func:`register_feature_extractor`).
+    """
     _check_name("dataset", name, DATASETS_REGISTRY)
     vassert(callable(fn_create), f"dataset {name!r}: expected a callable (root, download), got {fn_create!r}")
     DATASETS_REGISTRY[name] = fn_create

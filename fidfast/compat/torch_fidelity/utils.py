@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from tqdm import tqdm
 
 import fidfast
 from fidfast.compat.torch_fidelity.cache import cached_features, settings_key
 from fidfast.compat.torch_fidelity.datasets import ImagesPathDataset, ResizeAndCrop
 from fidfast.compat.torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from fidfast.compat.torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from fidfast.compat.torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 from fidfast.compat.torch_fidelity.generative_model_base import GenerativeModelBase
 from fidfast.compat.torch_fidelity.generative_model_modulewrapper import GenerativeModelModuleWrapper
 from fidfast.compat.torch_fidelity.helpers import get_kwarg, vassert, vprint
@@ -131,7 +134,7 @@ def get_cacheable_input_name(input_id: int, **kwargs: Any) -> str | None:
 
 
 def prepare_input_from_id(input_id: int, **kwargs: Any) -> Any:
-    """Paths, a Dataset or a generator from ``input1`` or ``input2``. ValueError, FileNotFoundError."""
+    """A Dataset or a generator from ``input1`` or ``input2``. ValueError, FileNotFoundError."""
     given, argument = get_kwarg(f"input{input_id}", kwargs), f"input{input_id}"
     if isinstance(given, (Dataset, GenerativeModelBase)):
         return given
@@ -169,14 +172,18 @@ def _files_of(folder: str, argument: str, kwargs: Mapping[str, Any]) -> Any:
     hint = "" if deep else ", at its top level (samples_find_deep=True looks further)"
     vassert(files, f"{argument}: expected images in {folder} with an extension of {extensions}{hint}, found none")
     size = get_kwarg("samples_resize_and_crop", kwargs)
-    return ImagesPathDataset(files, ResizeAndCrop(size)) if size > 0 else files
+    return ImagesPathDataset(files, ResizeAndCrop(size) if size > 0 else None)
 
 
 class GeneratedImages:
-    """The images that a generator makes of seeded noise, batch by batch, as torch-fidelity draws it."""
+    """What a generator makes of seeded noise, batch by batch, as torch-fidelity draws it.
+
+    Args:
+        rgb: whether that must be uint8 images (n, 3, H, W), as fidfast's networks take them.
+    """
 
     def __init__(
-        self, model: GenerativeModelBase, count: Any, batch_size: int, cuda: bool, seed: int, argument: str
+        self, model: GenerativeModelBase, count: Any, batch_size: int, cuda: bool, seed: int, argument: str, rgb: bool
     ) -> None:
         vassert(
             isinstance(count, int) and count > 0,
@@ -184,10 +191,10 @@ class GeneratedImages:
         )
         self.model = model.cuda() if cuda else model
         self.count, self.batch_size, self.device, self.seed = count, batch_size, "cuda" if cuda else "cpu", seed
-        self.argument = argument
+        self.argument, self.rgb = argument, rgb
 
     @torch.no_grad()
-    def __iter__(self) -> Iterator[Tensor]:  # (n, 3, H, W) uint8
+    def __iter__(self) -> Iterator[Tensor]:  # (n, ...)
         rng = np.random.RandomState(self.seed)
         for start in range(0, self.count, self.batch_size):
             size = min(self.batch_size, self.count - start)
@@ -198,39 +205,62 @@ class GeneratedImages:
             images = self.model(*arguments)
             got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
             vassert(
-                isinstance(images, Tensor) and images.dtype == torch.uint8 and images.shape[:2] == (size, 3),
+                not self.rgb
+                or (isinstance(images, Tensor) and images.dtype == torch.uint8 and images.shape[:2] == (size, 3)),
                 f"{self.argument}: expected the generator to make torch.uint8 ({size}, 3, H, W), got {got}",
             )
             yield images
 
 
-def image_source(input_id: int, **kwargs: Any) -> tuple[Any, int | None]:
-    """What fidfast reads for an input, and in how many processes."""
-    argument, cuda = f"input{input_id}", get_kwarg("cuda", kwargs)
+def image_source(input_id: int, extractor: FeatureExtractorBase, **kwargs: Any) -> tuple[Any, int | None]:
+    """What is read for an input, and in how many processes."""
+    argument, cuda, in_process = f"input{input_id}", get_kwarg("cuda", kwargs), get_kwarg("save_cpu_ram", kwargs)
     source = prepare_input_from_id(input_id, **kwargs)
     if isinstance(source, GenerativeModelBase):
         count = get_kwarg(f"{argument}_model_num_samples", kwargs)
         batch_size, seed = get_kwarg("batch_size", kwargs), get_kwarg("rng_seed", kwargs)
-        return GeneratedImages(source, count, batch_size, cuda, seed, argument), 0
-    if isinstance(source, Dataset):
+        return GeneratedImages(source, count, batch_size, cuda, seed, argument, _takes_rgb(extractor)), 0
+    if isinstance(source, ImagesPathDataset) and source.transforms is None:
+        return source.files, 0 if in_process else None
+    vassert(not _is_empty(source), f"{argument}: expected images, got an empty {type(source).__name__}")
+    if _takes_rgb(extractor):
         check_uint8(source, argument)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return source, 0 if get_kwarg("save_cpu_ram", kwargs) else min(4, max(1, cores - 1))
-    return source, 0 if get_kwarg("save_cpu_ram", kwargs) else None
+    return source, workers_of(in_process)
+
+
+def workers_of(save_cpu_ram: bool) -> int:
+    """In how many processes a Dataset is read."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if save_cpu_ram else min(4, max(1, cores - 1))
+
+
+def _is_empty(source: Any) -> bool:
+    return isinstance(source, Sized) and not len(source)
+
+
+def _takes_rgb(extractor: FeatureExtractorBase) -> bool:
+    """fidfast's networks; a registered one takes whatever the inputs of its user hold."""
+    return isinstance(extractor, (FeatureExtractorInceptionV3, FeatureExtractorVGG16))
 
 
 def check_uint8(dataset: Any, argument: str) -> None:
     """ValueError unless the first image of the Dataset is uint8: what float images mean is not ours to guess."""
-    if isinstance(dataset, IterableDataset):  # to look would be to take
-        return
-    item = dataset[0]
-    while isinstance(item, (tuple, list)) and item:
-        item = item[0]
-    dtype = getattr(item, "dtype", None)
+    dtype = getattr(_first_item(dataset), "dtype", None)
     vassert(
         dtype is None or str(dtype).endswith("uint8"),
         f"{argument}: expected a Dataset of uint8 images (3, H, W) in [0, 255], got {dtype}",
     )
+
+
+def _first_item(dataset: Any) -> Any:
+    """The image of the first item, with or without a label beside it; None where to look would be to take."""
+    return None if isinstance(dataset, IterableDataset) else _image_of(dataset[0])
+
+
+def _image_of(item: Any) -> Any:
+    while isinstance(item, (tuple, list)) and item:
+        item = item[0]
+    return item
 
 
 class _SideBySide(nn.Module):
@@ -242,9 +272,21 @@ class _SideBySide(nn.Module):
         self.widths: list[int] = []
 
     def forward(self, images: Tensor) -> Tensor:  # (N, 3, H, W) uint8 → (N, sum of widths)
-        features = self.extractor.convert_features_tuple_to_dict(self.extractor(images))
+        features = features_dict(self.extractor, images)
         self.widths = [values.shape[1] for values in features.values()]
         return torch.cat([values.float() for values in features.values()], dim=1)
+
+
+def features_dict(extractor: FeatureExtractorBase, images: Tensor) -> dict[str, Tensor]:
+    """{feature: (N, D)} of one batch. ValueError: a network that returns something else."""
+    features = extractor.convert_features_tuple_to_dict(extractor(images))
+    for name, values in features.items():
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        vassert(
+            isinstance(values, Tensor) and values.ndim == 2,
+            f"{extractor.get_name()}: expected features (N, D) under {name!r}, got {got}",
+        )
+    return features
 
 
 def is_plain_inception(extractor: FeatureExtractorBase) -> bool:
@@ -256,21 +298,64 @@ def extract_featuresdict_from_input_id(
     input_id: int, feat_extractor: FeatureExtractorBase, **kwargs: Any
 ) -> dict[str, Tensor]:
     """{feature: (N, D) float32} of one input, on the CPU."""
-    source, workers = image_source(input_id, **kwargs)
-    options = {
-        "batch_size": get_kwarg("batch_size", kwargs),
-        "num_workers": workers,
-        "progress": get_kwarg("verbose", kwargs),
-    }
-    if is_plain_inception(feat_extractor):
-        network = feat_extractor.network()  # type: ignore[operator]
+    source, workers = image_source(input_id, feat_extractor, **kwargs)
+    options = (get_kwarg(name, kwargs) for name in ("batch_size", "cuda", "verbose"))
+    return _features_of(source, workers, feat_extractor, *options)
+
+
+def get_featuresdict_from_dataset(
+    input: Dataset, feat_extractor: FeatureExtractorBase, batch_size: int, cuda: bool, save_cpu_ram: bool, verbose: bool
+) -> dict[str, Tensor]:
+    """{feature: (N, D) float32} of a Dataset, on the CPU."""
+    vassert(isinstance(input, Dataset), f"input: expected a Dataset, got {type(input).__name__}")
+    return _features_of(input, workers_of(save_cpu_ram), feat_extractor, batch_size, cuda, verbose)
+
+
+def get_featuresdict_from_generative_model(
+    gen_model: GenerativeModelBase,
+    feat_extractor: FeatureExtractorBase,
+    num_samples: int,
+    batch_size: int,
+    cuda: bool,
+    rng_seed: int,
+    verbose: bool,
+) -> dict[str, Tensor]:
+    """{feature: (N, D) float32} of what a generator makes, on the CPU."""
+    rgb = _takes_rgb(feat_extractor)
+    made = GeneratedImages(gen_model, num_samples, batch_size, cuda, rng_seed, "gen_model", rgb)
+    return _features_of(made, 0, feat_extractor, batch_size, cuda, verbose)
+
+
+def _features_of(
+    source: Any, workers: int | None, extractor: FeatureExtractorBase, batch_size: int, cuda: bool, verbose: bool
+) -> dict[str, Tensor]:
+    options: dict[str, Any] = {"batch_size": batch_size, "num_workers": workers, "progress": verbose}
+    if is_plain_inception(extractor):
+        network = extractor.network()  # type: ignore[operator]
         taps = fidfast.compute_features(source, feature_extractor=network, preset="tensorflow", **options)
         return {name: values.cpu() for name, values in taps.items()}
-    joined = _SideBySide(feat_extractor)
-    device = "cuda" if get_kwarg("cuda", kwargs) else "cpu"
+    device = "cuda" if cuda else "cpu"
+    if not _takes_rgb(extractor):
+        if isinstance(source, Dataset) and isinstance(_first_item(source), Tensor):
+            source = DataLoader(source, batch_size, num_workers=workers or 0)
+        if isinstance(source, (DataLoader, GeneratedImages)):
+            return _features_as_they_come(source, extractor, device, verbose)
+    joined = _SideBySide(extractor)
     found = fidfast.compute_features(source, feature_extractor=joined, device=device, preset="tensorflow", **options)
     features = found["features"].cpu()
-    return dict(zip(feat_extractor.get_requested_features_list(), features.split(joined.widths, dim=1), strict=True))
+    return dict(zip(extractor.get_requested_features_list(), features.split(joined.widths, dim=1), strict=True))
+
+
+def _features_as_they_come(
+    batches: Iterable[Any], extractor: FeatureExtractorBase, device: str, verbose: bool
+) -> dict[str, Tensor]:  # {feature: (N, D) float32}
+    """Of batches of any shape and type, such as gray or float images, that only the user's own network understands."""
+    parts: dict[str, list[Tensor]] = {name: [] for name in extractor.get_requested_features_list()}
+    for batch in tqdm(batches, desc="input", unit=" batches", disable=not verbose, file=sys.stderr):
+        with torch.no_grad():
+            for name, values in features_dict(extractor, _image_of(batch).to(device)).items():
+                parts[name].append(values.float().cpu())
+    return {name: torch.cat(rows) for name, rows in parts.items()}
 
 
 def extract_featuresdict_from_input_id_cached(
