@@ -22,8 +22,9 @@ import fidfast.compat
 from fidfast.compat import torch_fidelity
 from fidfast.compat.torch_fidelity import feature_extractor_inceptionv3 as network
 from fidfast.compat.torch_fidelity import fidelity, metric_fid, metric_isc, metric_kid, metric_prc, registry, utils
-from fidfast.compat.torch_fidelity.datasets import ImagesPathDataset, ResizeAndCrop
+from fidfast.compat.torch_fidelity.datasets import ImagesPathDataset, ResizeAndCrop, TransformPILtoRGBTensor
 from fidfast.compat.torch_fidelity.defaults import DEFAULTS
+from fidfast.compat.torch_fidelity.helpers import text_to_dtype
 from fidfast.compat.torch_fidelity.interpolate_compat_tensorflow import (
     interpolate_bilinear_2d_like_tensorflow1x as interpolate,
 )
@@ -138,6 +139,7 @@ def test_every_kind_of_input_gives_the_same(tmp_path: Path) -> None:
         assert found == {"frechet_inception_distance": pytest.approx(expected, rel=1e-9)}
     deep = calculate(input1=str(folder), fid=True, samples_find_deep=True)
     assert deep["frechet_inception_distance"] == pytest.approx(expected, rel=1e-9)
+    assert len(utils.prepare_input_from_id(1, input1=str(folder), verbose=False)) == 50  # a Dataset, as there
     flat = calculate(input1=str(folder), fid=True)
     assert flat["frechet_inception_distance"] == pytest.approx(fid_of(A[:50], B), rel=1e-9)
     names = [Path(path).name for path in glob_samples_paths(str(folder), True, "png, jpg", verbose=False)]
@@ -147,6 +149,7 @@ def test_every_kind_of_input_gives_the_same(tmp_path: Path) -> None:
 def test_resize_and_crop(tmp_path: Path) -> None:
     image = Image.fromarray(make_images(1, 3, 40)[0, :, :, :25].permute(1, 2, 0).numpy())  # 25 wide, 40 high
     image.save(tmp_path / "one.png")
+    assert torch.equal(TransformPILtoRGBTensor()(image), ImagesPathDataset([str(tmp_path / "one.png")])[0])
     made = ImagesPathDataset([str(tmp_path / "one.png")], ResizeAndCrop(10))[0]
     small = image.resize((10, 16), Image.Resampling.BILINEAR).crop((0, 3, 10, 13))
     assert made.shape == (3, 10, 10) and np.array_equal(made.permute(1, 2, 0).numpy(), np.array(small))
@@ -289,7 +292,7 @@ def test_the_functions_below_calculate_metrics() -> None:
     made = utils.get_featuresdict_from_generative_model(wrapped, extractor, 7, 4, False, 1, False)
     for name in ("eight", "three"):
         assert torch.equal(of_dataset[name], features[0][name]) and len(made[name]) == 7
-    assert isinstance(utils.prepare_input_from_id(1, **options), torch.utils.data.Dataset)
+    assert [text_to_dtype(name, "float32") for name in ("float64", None)] == [torch.float64, torch.float32]
 
 
 @pytest.mark.parametrize("align_corners", [False, True])

@@ -109,6 +109,20 @@ def test_a_reset_within_inference_mode_can_be_written_outside_it() -> None:
     assert float(fed(metric).compute()) == value  # torchmetrics: RuntimeError, inplace update to inference tensor
 
 
+def test_a_merged_metric_computes_again() -> None:
+    metric = FrechetInceptionDistance(Moments())
+    for images, real in ((REAL[:30], True), (FAKE[:25], False)):
+        metric.update(images, real=real)
+    other = FrechetInceptionDistance(Moments())
+    for images, real in ((REAL[30:], True), (FAKE[25:], False)):
+        other.update(images, real=real)
+    metric.compute()  # torchmetrics keeps this value
+    metric.merge_state(other)
+    assert float(metric.compute()) == pytest.approx(fid_of(REAL, FAKE), rel=1e-6)
+    metric.merge_state(other.metric_state)
+    assert int(metric.real_features_num_samples) == 90
+
+
 def test_lists_take_what_the_users_network_takes() -> None:
     class Patches(nn.Module):
         def forward(self, x: dict[str, Tensor]) -> Tensor:
@@ -224,6 +238,8 @@ def test_kid_draws_torchmetrics_subsets() -> None:
         ValueError, match="`subset_size` should be smaller than the number of samples, got 55 for 50 fake"
     ):
         fed(KernelInceptionDistance(Moments(), subset_size=55)).compute()
+    with pytest.raises(ValueError, match="`subset_size` should be at least 2 to compute KID, got 1"):  # there: NaN
+        fed(KernelInceptionDistance(Moments(), subset_size=1)).compute()
 
 
 def test_kids_functions() -> None:

@@ -101,8 +101,8 @@ class Metric(nn.Module):
             incoming_state = incoming_state.metric_state
         if not isinstance(incoming_state, dict) or not self._defaults.keys() <= incoming_state.keys():
             raise ValueError(f"Expected incoming state to be a dict of {', '.join(self._defaults)}")
-        self._reduce_states(incoming_state)
         self._computed = None
+        self._reduce_states(incoming_state)
 
     def _reduce_states(self, incoming_state: dict[str, State]) -> None:
         self._set({name: incoming_state[name] + state for name, state in self.metric_state.items()})  # type: ignore[operator]

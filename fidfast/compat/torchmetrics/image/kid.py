@@ -90,6 +90,8 @@ class KernelInceptionDistance(FeatureLists):
     def compute(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (ddof 0) over the subsets. ValueError: fewer images than ``subset_size``."""
         sides = {"real": self._rows("real_features"), "fake": self._rows("fake_features")}
+        if self.subset_size < 2:
+            raise ValueError(f"Argument `subset_size` should be at least 2 to compute KID, got {self.subset_size}")
         for name, rows in sides.items():
             if len(rows) < self.subset_size:
                 raise ValueError(

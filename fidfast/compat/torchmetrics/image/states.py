@@ -39,6 +39,7 @@ class ImageMetric(Metric):
             setattr(self, name, state)
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        self._computed = None  # merge_state() of torchmetrics leaves the value of before
         if self._in_forward:
             incoming_state = dict(incoming_state)
             for name in self._kept_names():
