@@ -153,6 +153,16 @@ def test_torchmetrics_collections_and_shared_networks() -> None:
     alone.update(FAKE, real=False)
     assert float(values["a"]) == pytest.approx(float(alone.compute()), rel=1e-6)
 
+    kids = {name: kinds[1](Moments(), reset_real_features=False, subsets=2, subset_size=20) for name in "xy"}
+    group = torchmetrics.MetricCollection(kids)
+    for images, side in ((REAL, True), (FAKE, False)):
+        group.update(images, real=side)
+    assert len(group.compute_groups) == 1
+    group(FAKE[:30], real=False)  # forward: of each metric for itself
+    for metric in group.values():
+        assert [len(part) for part in metric.real_features] == [60]
+        assert [len(part) for part in metric.fake_features] == [50, 30]
+
     class Counting(Moments):
         runs = 0
 

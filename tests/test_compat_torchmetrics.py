@@ -101,6 +101,22 @@ def test_forward_counts_the_real_side_that_stays_once() -> None:
         assert float(metric.real_features_num_samples if rows is None else len(metric.real_features)) in (2, 120)
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_reset_leaves_the_lists_of_a_compute_group(keeps: bool) -> None:
+    """MetricCollection lets two KIDs share their lists: forward() of one may not empty the other's, as there."""
+    first, second = (
+        KernelInceptionDistance(Moments(), reset_real_features=not keeps, subsets=1, subset_size=9) for _ in range(2)
+    )
+    fed(first)
+    for name, state in first.metric_state.items():
+        setattr(second, name, state)
+    first.reset()
+    assert len(first.real_features) == (4 if keeps else 0) and not first.fake_features
+    assert len(second.real_features) == 4 and len(second.fake_features) == 6
+    first.update(REAL, real=True)
+    assert len(second.real_features) == 4
+
+
 def test_a_reset_within_inference_mode_can_be_written_outside_it() -> None:
     metric = FrechetInceptionDistance(Moments())
     with torch.inference_mode():

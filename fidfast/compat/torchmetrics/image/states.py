@@ -33,10 +33,12 @@ class ImageMetric(Metric):
     def reset(self) -> None:
         """Begin again; the real side stays if ``reset_real_features`` is False."""
         kept = {name: getattr(self, name) for name in self._kept_names()}
-        kept = {name: list(state) if isinstance(state, list) else state for name, state in kept.items()}
+        for name, default in self._defaults.items():
+            if isinstance(default, list):  # torchmetrics empties it, and with it other metrics' of one compute group
+                setattr(self, name, [])
         super().reset()
         for name, state in kept.items():
-            setattr(self, name, state)
+            setattr(self, name, list(state) if isinstance(state, list) else state)
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         self._computed = None  # merge_state() of torchmetrics leaves the value of before
