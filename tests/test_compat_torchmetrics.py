@@ -101,6 +101,19 @@ def test_forward_counts_the_real_side_that_stays_once() -> None:
         assert float(metric.real_features_num_samples if rows is None else len(metric.real_features)) in (2, 120)
 
 
+def test_a_forward_that_fails_loses_nothing() -> None:
+    """Of one side alone there is no value; torchmetrics' own metrics have then forgotten all that was before."""
+    for metric in (FrechetInceptionDistance(Moments()), KernelInceptionDistance(Moments(), subsets=1, subset_size=50)):
+        torch.manual_seed(7)  # KID draws
+        value = fed(metric).compute()
+        with pytest.raises((RuntimeError, ValueError), match="More than one sample|expected images before compute"):
+            metric(REAL, real=True)
+        metric.update(FAKE[:0], real=False)
+        assert metric.update_count == 4 + 6 + 1
+        torch.manual_seed(7)
+        assert torch.equal(torch.as_tensor(metric.compute()), torch.as_tensor(value))
+
+
 @pytest.mark.parametrize("keeps", [True, False])
 def test_a_reset_leaves_the_lists_of_a_compute_group(keeps: bool) -> None:
     """MetricCollection lets two KIDs share their lists: forward() of one may not empty the other's, as there."""

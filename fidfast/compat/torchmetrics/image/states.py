@@ -24,9 +24,13 @@ class ImageMetric(Metric):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The value of this batch, against the real side that stays; the batch is added to the states as well."""
+        before = self.__dict__.copy()
         self._in_forward = True
         try:
             return super().forward(*args, **kwargs)
+        except BaseException:  # such as a batch of one side alone, which has no value: nothing is added, nothing lost
+            self.__dict__.update(before)
+            raise
         finally:
             self._in_forward = False
 
