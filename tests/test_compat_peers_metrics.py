@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 from signatures import assert_same_signature
-from test_compat_torch_fidelity import Images, vgg_state
+from test_compat_torch_fidelity import Images
+from test_compat_torch_fidelity_networks import vgg_state
 from test_compat_torchmetrics import Moments
 from test_metric import D, make_images, moments
 from test_peers import ROOT, assert_same_fid, image_sets, peer_weights  # noqa: F401  a fixture
