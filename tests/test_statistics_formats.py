@@ -262,6 +262,17 @@ def test_float32_covariance_of_few_images_is_read_and_clipped_with_a_warning(tmp
         loaded.factor()
 
 
+def test_a_file_is_replaced_and_never_written_over(tmp_path: Path) -> None:
+    """Whoever has the old file open, or reads at this moment, has all of it."""
+    path, other_name = tmp_path / "a.npz", tmp_path / "b.npz"
+    _statistics(100).save(path)
+    os.link(path, other_name)
+    before = other_name.read_bytes()
+    _statistics(300).save(path)
+    assert other_name.read_bytes() == before and FeatureStatistics.load(path).num_samples == 300
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.npz", "b.npz"]
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("exists", [False, True])
 def test_an_interrupted_save_leaves_nothing(
