@@ -134,6 +134,7 @@ def _process_group(options: argparse.Namespace) -> Iterator[tuple[bool, int]]:
         return
     import torch
     import torch.distributed as dist
+    import torch.distributed.nn  # before there is a group: torch.compile imports it, and it keeps the one that it finds
 
     if options.device is None:
         options.device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -27,6 +27,7 @@ from fidfast.duplicates import (
     describe_overlap,
     report_duplicates,
 )
+from fidfast.eager import eager
 from fidfast.error_bars import GROUPS
 from fidfast.features import resolve_extractor, single_tap
 from fidfast.precision import undisturbed
@@ -44,8 +45,7 @@ from fidfast.sides import (
 from fidfast.statistics import FeatureStatistics, check_comparable
 
 _POLICIES = ("error", "warn", "ignore")
-# Metrics with equal options share one network.
-_networks: weakref.WeakValueDictionary[tuple, Any] = weakref.WeakValueDictionary()
+_networks: weakref.WeakValueDictionary[tuple, Any] = weakref.WeakValueDictionary()  # shared where options are equal
 # The n-th metric of a group on this rank meets the n-th on the others.
 _made: Counter[str] = Counter()
 # How many other ranks' first images one update looks for: the store is asked little, and seeds are found alike at once.
@@ -133,7 +133,7 @@ class FID:
         self._seconds: dict[str, float]
         self._begin()
 
-    @torch.compiler.disable  # called inside a compiled step it runs as it is
+    @eager  # called inside a compiled step it runs as it is
     def update(
         self,
         images: Tensor | np.ndarray | Sequence[Any],
@@ -185,7 +185,7 @@ class FID:
             self._seconds["statistics"] += time.perf_counter() - started
         self._compare_with_others(new_hashes.numpy(), None if indices is None else indices.numpy())
 
-    @torch.compiler.disable
+    @eager
     def prepare(self) -> None:
         """Load the network and read the reference now rather than at the first need; every rank must call it."""
         extractor = self._network()
@@ -203,7 +203,7 @@ class FID:
                 )
             self._real.seconds = {}  # once, not in every evaluation
 
-    @torch.compiler.disable
+    @eager
     def compute(self, *, duplicates: Literal["error", "warn", "ignore"] | None = None) -> FIDResult:
         """The FID of all ranks' images since ``reset``; every rank calls it and gets the same. Changes nothing.
 

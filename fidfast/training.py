@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from fidfast.duplicates import DuplicateImagesError, FirstImages
+from fidfast.eager import eager
 from fidfast.metric import FID
 from fidfast.sides import check_choice
 from fidfast.training_history import SAME
@@ -120,7 +121,7 @@ class TrainingEvaluator:
 
     # -- what a training loop calls ------------------------------------------------------------------------------------
 
-    @torch.compiler.disable  # called inside a compiled step it runs as it is
+    @eager  # called inside a compiled step it runs as it is
     def step(self, step: int | None = None) -> list[Evaluation]:
         """Tell that a training step is done, on every rank; returns the evaluations that this finished, mostly none.
 

@@ -15,7 +15,7 @@ RANKS = [
     {"preprocessing", "torchscript", "weights", "inception", "precision", "features", "chunk_graph"}
     | {"metadata", "moments", "factors", "statistics_io", "statistics", "frechet", "groups"}
     | {"quintic", "polar", "polar_distance", "square_root", "metrics"},
-    {"images", "decode", "files", "workers", "duplicates", "photographs", "result", "seeds"}
+    {"images", "decode", "files", "workers", "duplicates", "photographs", "result", "seeds", "eager"}
     | {"distributed", "accumulate", "landing", "error_bars", "kept_features", "sides", "measures"},
     {"evaluation", "metric"},
     {"training_schedule", "training_history", "training_sampling", "training_run", "training_results"},

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from tolerances import TOLERANCES
 
 import fidfast
+from fidfast.eager import eager
 from fidfast.groups import TAIL_ROWS
 from fidfast.metric import _networks
 from fidfast.result import FidfastWarning
@@ -341,6 +344,19 @@ def test_between_compiled_training_steps():
         expected.update(y)
     assert len(fid) == 12 and model.weight.grad is not None
     assert float(fid.compute()) == pytest.approx(float(expected.compute()), rel=FID)
+
+
+def test_eager_keeps_a_compiler_out_and_does_not_bring_one():
+    traced = []
+
+    def tell() -> None:
+        traced.append(torch.compiler.is_compiling())
+
+    compiled = torch.compile(lambda: (tell(), eager(tell)()), backend="eager")
+    compiled()
+    assert traced == [True, False]
+    script = "import sys, fidfast; fidfast.FID, fidfast.TrainingEvaluator; assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 def test_metrics_share_one_network_that_ends_with_them(weights_path):
