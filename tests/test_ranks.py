@@ -230,7 +230,7 @@ MEASURES: dict[str, dict[str, Any]] = {
 def deaths(me: Rank) -> None:
     """Rank 3 is killed, then rank 0, which holds the meeting together."""
     fid = make_fid()
-    fid.timeout = 1.0
+    fid.timeout = 3.0  # a busy machine may hold one of four processes up for a second
     fid.update(make_images(10, me.rank))
     if me.rank == 3:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -415,7 +415,7 @@ def test_compute_fid_on_all_ranks(found):
 def test_a_killed_rank_is_named_within_the_timeout_and_nothing_is_lost(found):
     for one in found[:3]:
         assert one["rank 3 killed"]["error"] == "RanksError"
-        assert one["rank 3 killed"]["message"].startswith("rank 3 of 4 did not come within 1 s")
+        assert one["rank 3 killed"]["message"].startswith("rank 3 of 4 did not come within 3 s")
         assert one["still counted"] == 10
     for one in found[1:3]:
         assert "rank 0" in one["rank 0 ended"]["message"] or "ranks 0, 3" in one["rank 0 ended"]["message"]
