@@ -260,9 +260,10 @@ def _charts(panels: list[Panel]) -> list[str]:
 
 
 def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("torch", "numpy", "pillow", "matplotlib")}
+    packages = {name: version(name) for name in ("numpy", "pillow", "matplotlib")}
     return {
         "fidfast": __version__,
+        "torch": torch.__version__,  # with +cpu or +cu130, which the package's metadata may lack
         **packages,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",

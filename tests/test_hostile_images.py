@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image, ImageSequence
@@ -329,7 +330,11 @@ def test_odd_images_are_what_pillow_makes_of_them(tmp_path, name):
     (tmp_path / name).write_bytes(data)
     with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
         warnings.simplefilter("ignore")
-        expected = np.array(image.convert("RGB"))
+        try:
+            expected = np.array(image.convert("RGB"))
+        except OSError:
+            assert name == "ycbcr.tif"
+            pytest.skip(f"Pillow {PIL.__version__} cannot read the YCbCr TIFF that it has written")  # 12.3 cannot
         assert name.startswith("animated") == (sum(1 for _ in ImageSequence.Iterator(image)) > 1)
     for found in (decode_file(str(tmp_path / name)), decode_bytes(data)):
         assert found.dtype == torch.uint8
