@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 
+T = TypeVar("T")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "auto")
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 # (owner, attribute) of every switch that can lower the precision of a float32 convolution or matrix product.
 # torch >= 2.9 has one fp32_precision per backend and operator, and reading the older names may then raise.
-_FP32_PRECISION = ("cudnn.conv", "cuda.matmul", "mkldnn.conv", "mkldnn.matmul")
+_FP32_PRECISION = ("cudnn.conv", "cudnn.rnn", "cuda.matmul", "mkldnn.conv", "mkldnn.matmul")
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -66,16 +68,18 @@ def undisturbed(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _float32_precision(tf32: bool) -> Iterator[None]:
-    if not hasattr(torch.backends, "fp32_precision"):
-        with _float32_precision_before_2_9(tf32):
-            yield
-        return
-    found = {name: _operator(name).fp32_precision for name in _FP32_PRECISION}
+    names = _FP32_PRECISION if hasattr(torch.backends, "fp32_precision") else ()
+    found = {name: _operator(name).fp32_precision for name in names}
+    # The older names too, or what reads them in here (torch.backends.cudnn.flags, in a network of the caller's) raises.
+    cudnn = _unless_mixed(lambda: torch.backends.cudnn.allow_tf32)
+    matmul = _unless_mixed(torch.get_float32_matmul_precision)
     try:
-        for name in found:
+        _set_older_names(None if cudnn is None else tf32, None if matmul is None else "high" if tf32 else "highest")
+        for name in names:
             _operator(name).fp32_precision = "tf32" if tf32 and not name.startswith("mkldnn") else "ieee"
         yield
     finally:
+        _set_older_names(cudnn, matmul)
         for name, value in found.items():
             _operator(name).fp32_precision = "none"  # inherits from its backend, and stays so if that is what was found
             if _operator(name).fp32_precision != value:
@@ -87,13 +91,16 @@ def _operator(name: str) -> torch.types.Any:
     return getattr(getattr(torch.backends, backend), operator)
 
 
-@contextlib.contextmanager
-def _float32_precision_before_2_9(tf32: bool) -> Iterator[None]:
-    found = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+def _unless_mixed(read: Callable[[], T]) -> T | None:
+    """An older name's value, or None where the caller's newer settings contradict it: reading it then raises."""
     try:
-        torch.backends.cudnn.allow_tf32 = tf32
-        torch.set_float32_matmul_precision("high" if tf32 else "highest")
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = found[0]
-        torch.set_float32_matmul_precision(found[1])
+        return read()
+    except RuntimeError:
+        return None
+
+
+def _set_older_names(cudnn: bool | None, matmul: str | None) -> None:
+    if cudnn is not None:
+        torch.backends.cudnn.allow_tf32 = cudnn
+    if matmul is not None:
+        torch.set_float32_matmul_precision(matmul)

@@ -283,18 +283,43 @@ def test_switches_come_back_after_an_exception() -> None:
 
 
 def test_the_older_switches(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fidfast import precision
+    monkeypatch.setattr("fidfast.precision._FP32_PRECISION", ())  # as before torch 2.9
+    _set_and_read_the_older_switches()
 
+
+def test_networks_of_the_caller_may_read_the_older_switches() -> None:
+    _set_and_read_the_older_switches()
+
+
+def _set_and_read_the_older_switches() -> None:
     found = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        with precision._float32_precision_before_2_9(False):
+        with network_switches(CPU):
             assert torch.get_float32_matmul_precision() == "highest"
-            assert not torch.backends.cudnn.allow_tf32
+            assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+            with torch.backends.cudnn.flags(enabled=False):
+                assert not torch.backends.cudnn.enabled
+        with network_switches(CPU, tf32=True):
+            assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
         assert torch.get_float32_matmul_precision() == "medium"
         assert torch.backends.cudnn.allow_tf32 == found[0]
     finally:
         torch.set_float32_matmul_precision(found[1])
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="only the older names are there to be set")
+def test_mixed_switches_of_the_caller_stay_as_they_are() -> None:
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # rnn stays: reading the older name raises from here on
+    try:
+        with network_switches(CPU):
+            assert torch.backends.cudnn.rnn.fp32_precision == "ieee"
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+        assert torch.backends.cudnn.rnn.fp32_precision == "tf32"
+        with pytest.raises(RuntimeError, match="allow_tf32"):
+            _ = torch.backends.cudnn.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32 = True
 
 
 # Compiled
