@@ -128,7 +128,7 @@ def frechet_distance(
     """The Fréchet distance between N(mu1, sigma1) and N(mu2, sigma2), computed in float64 and never negative.
 
     Args:
-        mu1, mu2: (D,) means.
+        mu1, mu2: (D,) means. Where any of the four is on a CUDA device, all are taken there.
         sigma1, sigma2: (D, D) symmetric positive semidefinite covariances; negative eigenvalues are taken as 0, with a
             warning that says how large they were.
         tolerance: on a CUDA device, how wide the certified bracket may be, relative to tr sigma1 + tr sigma2 (never
@@ -150,12 +150,13 @@ def frechet_distance(
     mean2, covariance2 = check_moments(mu2, sigma2, "mu2", "sigma2", values=sync)
     if mean1.shape != mean2.shape:
         raise StatisticsError(f"mu2: expected shape {tuple(mean1.shape)} as mu1, got {tuple(mean2.shape)}")
-    moments = (mean1, covariance1, mean2, covariance2)
+    # Where one is on a device, there: a reference read from a file goes with what a training step made.
+    device = next((one.device for one in (mean1, covariance1, mean2, covariance2) if one.is_cuda), mean1.device)
+    moments = tuple(one.to(device) for one in (mean1, covariance1, mean2, covariance2))
     if not any(isinstance(value, Tensor) for value in (mu1, sigma1, mu2, sigma2)):
         if not sync:
             raise StatisticsError("sync: expected True for numpy arrays, got False")
         return _distance(*moments).value
-    device = mean1.device
     if not sync:
         rung = rungs(tolerance, iterate_dtype(device))[0]
         return FrechetBracket(*PolarDistance.apply(*moments, rung, tolerance, False))

@@ -284,7 +284,7 @@ class FID:
                 "twice; every rank saves and loads its own"
             )
         loaded = Accumulator(groups=self._accumulator.groups, shift=self._accumulator.shift)
-        loaded.load_state_dict(state["accumulator"], None if self._extractor is None else self._extractor.device)
+        loaded.load_state_dict(state["accumulator"], self._network().device)
         self._begin()
         self._accumulator = loaded
         self._seconds.update(state["seconds"])

@@ -273,7 +273,7 @@ class FeatureStatistics:
         self._rows, self._filled = None, 0
         self._changed()
         hashes = state.get("content_hashes")
-        self.content_hashes = None if hashes is None else hashes.numpy().copy()
+        self.content_hashes = None if hashes is None else hashes.cpu().numpy().copy()
         if state["rows"] is not None and len(state["rows"]):
             with torch.inference_mode(False), torch.no_grad():
                 self._append(state["rows"])

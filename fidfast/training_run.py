@@ -224,5 +224,5 @@ class Runner:
         if (state["rank"], state["ranks"]) != (ranks.rank, ranks.size):
             return None
         self.fid.load_state_dict(state["fid"])
-        self.kept, self._pairs = list(state["kept"]), None
+        self.kept, self._pairs = [image.cpu() for image in state["kept"]], None
         return Run(**state["run"])

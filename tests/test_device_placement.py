@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from backends import make_backend
 from pretend_cuda import CUDA, OnDevice, inside, pretended, to_device, waits
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import fidfast
 from fidfast import features, frechet_distance, matrix_sqrt
@@ -95,6 +97,54 @@ def test_matrix_functions_stay_there(device: None) -> None:
     waits.clear()
     assert all(isinstance(part, OnDevice) for part in frechet_distance(*map(to_device, (zero, a, zero, b)), sync=False))
     assert not waits
+
+
+def test_moments_of_both_sides_meet_there(device: None) -> None:
+    """A loss on the device against a reference from a file."""
+    moments = [
+        part for seed in (1, 2) for part in (torch.zeros(6).double(), torch.cov(_features(60, 6, seed).double().T))
+    ]
+    expected = float(frechet_distance(*moments))
+    for first in (moments[:2], [part.numpy() for part in moments[:2]]):
+        for arguments in ([*first, *map(to_device, moments[2:])], [*map(to_device, moments[2:]), *first]):
+            value = frechet_distance(*arguments)
+            assert isinstance(value, OnDevice) and float(value) == pytest.approx(expected)
+            assert isinstance(frechet_distance(*arguments, sync=False).value, OnDevice)
+
+
+def test_states_that_torch_load_has_put_there(device: None, tmp_path: Path) -> None:
+    """torch.load(…, map_location="cuda") moves every tensor, and map_location="cpu" brings them all back."""
+    images = _images(40)
+    fid = fidfast.FID(images, feature_extractor=_extractor("cuda"))
+    fid.update(images)
+    before = fid.state_dict()
+    resumed = fidfast.FID(images, feature_extractor=_extractor("cuda"))
+    resumed.load_state_dict(tree_map_only(OnDevice, inside, before))
+    resumed.update(_images(10, 1))
+    after = resumed.state_dict()["accumulator"]["statistics"]
+    assert {type(one) for one in tree_leaves(after) if isinstance(one, Tensor) and one.is_floating_point()} == {
+        OnDevice
+    }
+
+    statistics = fidfast.compute_statistics(images, feature_extractor=_extractor("cpu"), progress=False)
+    state = tree_map_only(Tensor, to_device, statistics.state_dict())
+    loaded = FeatureStatistics(12)
+    loaded.load_state_dict(state)
+    assert (loaded.content_hashes == statistics.content_hashes).all()
+
+    options = {"batch_size": 4, "batches_per_step": 1, "history": tmp_path / "fid.jsonl", "keep_images": 4}
+    evaluators = [
+        fidfast.TrainingEvaluator(
+            lambda n, seeds: _images(n, seeds[0] % 1000), images, stages=[fidfast.Stage(40, at=1)], budget=None,
+            feature_extractor=_extractor("cuda"), **options,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    assert evaluators[0].step(1) == []
+    state = tree_map_only(Tensor, lambda x: x if isinstance(x, OnDevice) else to_device(x), evaluators[0].state_dict())
+    evaluators[1].load_state_dict(state)
+    assert len([done for step in range(2, 12) for done in evaluators[1].step(step)]) == 1
+    assert [path.suffix for path in tmp_path.rglob("fid-images/*")] == [".png"]
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["images there", "images here"])
