@@ -138,6 +138,10 @@ def _process_group(options: argparse.Namespace) -> Iterator[tuple[bool, int]]:
 
     if options.device is None:
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device: expected one that torch can use here, got {options.device}: no CUDA device")
+    if options.device.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+        raise ValueError(f"--device: expected cuda, each process then takes a GPU of its own, got {options.device}")
     if options.device == "cuda":
         options.device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     if options.device.startswith("cuda"):

@@ -56,7 +56,9 @@ class Ranks:
     def device(self) -> torch.device:
         """Where this group's collectives want tensors."""
         if self.size > 1 and "nccl" in str(dist.get_backend_config(self.group)):
-            return torch.device("cuda", torch.cuda.current_device())
+            group = dist.group.WORLD if self.group is None else self.group
+            bound = getattr(group, "bound_device_id", None)  # by init_process_group(device_id=…)
+            return bound or torch.device("cuda", torch.cuda.current_device())
         return torch.device("cpu")
 
     # -- the store: no collective ------------------------------------------------------------------------------------

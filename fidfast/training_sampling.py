@@ -34,20 +34,22 @@ def models_of(model: Any, sample: Any) -> list[torch.nn.Module]:
 
 @contextlib.contextmanager
 def sampling(models: Sequence[torch.nn.Module], seed: int) -> Iterator[None]:
-    """Models in eval mode, no gradients, the global random generators at ``seed``; all as it was at exit.
+    """Models in eval mode, no gradients, the global random generators (of the current CUDA device and of those that the
+    models are on) at ``seed``; all as it was at exit.
 
     A sampler that draws from torch's, numpy's or Python's global generators is thus repeatable as well, and ranks draw
     differently; only a sampler that draws from its ``seeds`` alone makes the same images for any number of ranks.
     """
     modes = [(module, module.training) for model in models for module in model.modules()]
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    devices = _cuda_devices(models)
     kinds = ("cpu", "cuda") if devices else ("cpu",)
     autocast = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
     of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002  the caller's sampler may use it
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.default_generator.manual_seed(seed)
-        if devices:
-            torch.cuda.manual_seed(seed)
+        for device in devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
         random.seed(seed)
         for model in models:
@@ -62,6 +64,13 @@ def sampling(models: Sequence[torch.nn.Module], seed: int) -> Iterator[None]:
                 torch.set_autocast_dtype(kind, dtype)
             np.random.set_state(of_numpy)  # noqa: NPY002
             random.setstate(of_python)
+
+
+def _cuda_devices(models: Sequence[torch.nn.Module]) -> list[int]:
+    if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
+        return []
+    places = {parameter.device for model in models for parameter in model.parameters()}
+    return sorted({torch.cuda.current_device()} | {place.index for place in places if place.type == "cuda"})
 
 
 def sample_batch(sample: Sample, models: Sequence[torch.nn.Module], seeds: list[int]) -> list[Tensor]:

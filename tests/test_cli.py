@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fidfast.cli import main
@@ -270,6 +271,21 @@ def test_weights_named_by_the_environment_must_be_there(capsys, monkeypatch, tmp
     monkeypatch.setenv("FIDFAST_WEIGHTS", str(tmp_path / "nowhere.pth"))
     status, out, _ = run(capsys, "weights")
     assert status == 1 and "nowhere.pth" in out
+
+
+@pytest.mark.parametrize(
+    ("device", "available", "message"),
+    [
+        ("cuda:0", True, "--device: expected cuda, each process then takes a GPU of its own, got cuda:0"),
+        ("cuda", False, "--device: expected one that torch can use here, got cuda: no CUDA device"),
+    ],
+)
+def test_a_device_that_not_every_rank_can_have(capsys, monkeypatch, tmp_path, device, available, message):
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    status, _, err = run(capsys, "stats", tmp_path, "-o", tmp_path / "out.npz", "--device", device)
+    assert status == 1 and message in err
 
 
 def test_help_on_a_terminal_that_only_knows_ascii():

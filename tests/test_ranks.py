@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -448,6 +449,15 @@ def test_a_process_alone_is_a_group_of_one():
     ranks.publish("k", b"1")
     assert ranks.published("k", 0) is None
     assert math.isfinite(ranks.timeout)
+
+
+@pytest.mark.parametrize("bound", [None, torch.device("cuda", 3)])
+def test_collectives_of_nccl_take_tensors_on_the_device_of_the_group(monkeypatch, bound):
+    monkeypatch.setattr(dist, "get_backend_config", lambda group: "cuda:nccl")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    ranks = Ranks()
+    ranks.group, ranks.size = SimpleNamespace(bound_device_id=bound), 2
+    assert ranks.device == (bound or torch.device("cuda", 1))
 
 
 @pytest.mark.parametrize("name", MEASURES)

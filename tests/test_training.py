@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import json
 import logging
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from test_metric import REFERENCE, make_images, moments
 import fidfast
 from fidfast import Stage
 from fidfast.training_history import History, curves_of, read_history
+from fidfast.training_sampling import sampling
 
 
 class Clock:
@@ -505,3 +508,32 @@ def test_samplers_that_give_something_else(clock, made, error, message):
     )
     with pytest.raises(error, match=message):
         evaluator.step(1)
+
+
+def test_a_sampler_draws_alike_on_every_device_of_its_models(monkeypatch):
+    """The generators of the current device and of the models' are set, and as before afterwards."""
+    generators, current = {0: "training's", 1: "training's", 2: "training's"}, [0]
+
+    @contextlib.contextmanager
+    def on(device):
+        current.append(device)
+        yield
+        current.pop()
+
+    @contextlib.contextmanager
+    def forked(devices):
+        found = {device: generators[device] for device in devices}
+        yield
+        generators.update(found)
+
+    model = torch.nn.Linear(2, 2)
+    monkeypatch.setattr(model, "parameters", lambda: [SimpleNamespace(device=torch.device("cuda", 2))])
+    monkeypatch.setattr(torch.random, "fork_rng", forked)
+    for name, value in (
+        ("is_available", lambda: True), ("is_initialized", lambda: True), ("current_device", lambda: current[-1]),
+        ("device", on), ("manual_seed", lambda seed: generators.update({current[-1]: seed})),
+    ):  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    with sampling([model], 5):
+        assert generators == {0: 5, 1: "training's", 2: 5}
+    assert set(generators.values()) == {"training's"}
