@@ -151,8 +151,9 @@ def frechet_distance(
     if mean1.shape != mean2.shape:
         raise StatisticsError(f"mu2: expected shape {tuple(mean1.shape)} as mu1, got {tuple(mean2.shape)}")
     # Where one is on a device, there: a reference read from a file goes with what a training step made.
-    device = next((one.device for one in (mean1, covariance1, mean2, covariance2) if one.is_cuda), mean1.device)
-    moments = tuple(one.to(device) for one in (mean1, covariance1, mean2, covariance2))
+    devices = [one.device for one in (mean1, covariance1, mean2, covariance2) if one.is_cuda]
+    device = devices[0] if devices else mean1.device
+    moments = (mean1.to(device), covariance1.to(device), mean2.to(device), covariance2.to(device))
     if not any(isinstance(value, Tensor) for value in (mu1, sigma1, mu2, sigma2)):
         if not sync:
             raise StatisticsError("sync: expected True for numpy arrays, got False")
