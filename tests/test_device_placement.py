@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -215,48 +214,3 @@ def test_nothing_waits_for_a_chunk_before_the_next_is_on_its_way(device: str, mo
     statistics = fidfast.compute_statistics(images, feature_extractor=extractor, progress=False)
     assert len(said) == 6 and len(set(said)) == 1
     assert statistics.num_samples == 323
-
-
-def test_the_second_chunk_is_captured_and_the_rest_replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    captured: list[Graph] = []
-
-    class Graph:
-        """Replayed by running the function again."""
-
-        replays = 0
-
-        def __init__(self) -> None:
-            captured.append(self)
-
-        def replay(self) -> None:
-            network._out.copy_(network._function(network._x))
-            self.replays += 1
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **options: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    network = ChunkGraph(lambda x: x.sum(dim=1))
-    batches = [torch.randn(4, 5) for _ in range(4)]
-    assert torch.equal(network(batches[0]), batches[0].sum(dim=1)) and not captured
-    found = [network(batch) for batch in batches[1:]]  # a result is no part of the graph: the next one leaves it alone
-    for got, batch in zip(found, batches[1:], strict=True):
-        assert torch.equal(got, batch.sum(dim=1))
-    assert len(captured) == 1 and captured[0].replays == 3
-    assert torch.equal(network(batches[0][:3]), batches[0][:3].sum(dim=1)) and captured[0].replays == 3
-
-
-def test_a_refused_capture_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
-    monkeypatch.setattr(torch.cuda, "graph", refuse)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    network = ChunkGraph(lambda x: 2 * x)
-    x = torch.ones(2)
-    network(x)
-    with pytest.warns(UserWarning, match="without a CUDA graph, which was refused: operation not permitted when"):
-        assert torch.equal(network(x), 2 * x)
-    assert torch.equal(network(x), 2 * x)
