@@ -15,17 +15,15 @@ class Landing:
 
     def __init__(self, features: Tensor, hashes: Tensor) -> None:  # (n, D), (n, 2) int64
         self.features = features
-        self._done: torch.cuda.Event | None = None
         finite = torch.isfinite(features).all(dim=1)
         self._hashes, self._finite = (_begin_copy(tensor) for tensor in (hashes, finite))
-        if features.is_cuda or hashes.is_cuda:
-            self._done = torch.cuda.Event()
-            self._done.record(torch.cuda.current_stream(features.device if features.is_cuda else hashes.device))
+        devices = {tensor.device for tensor in (features, hashes) if tensor.is_cuda}  # the images may be on another
+        self._done = [torch.cuda.current_stream(device).record_event() for device in devices]
 
     def wait(self) -> tuple[Tensor, Tensor]:
         """Hashes (n, 2) int64 and finite (n,) bool, on the host."""
-        if self._done is not None:
-            self._done.synchronize()
+        for done in self._done:
+            done.synchronize()
         return self._hashes, self._finite
 
 

@@ -138,6 +138,9 @@ class _Nothing:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
+    def record_event(self) -> _Nothing:
+        return _Nothing()
+
     def __getattr__(self, name: str) -> Any:
         return lambda *args, **kwargs: None
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import fidfast
-from fidfast import features, frechet_distance, matrix_sqrt
+from fidfast import features, frechet_distance, landing, matrix_sqrt
 from fidfast.chunk_graph import ChunkGraph
 from fidfast.features import CallableExtractor
 from fidfast.frechet import statistics_distance
@@ -214,3 +214,36 @@ def test_nothing_waits_for_a_chunk_before_the_next_is_on_its_way(device: str, mo
     statistics = fidfast.compute_statistics(images, feature_extractor=extractor, progress=False)
     assert len(said) == 6 and len(set(said)) == 1
     assert statistics.num_samples == 323
+
+
+def test_hashes_from_another_device_have_come_too(device: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features of cuda:0 and hashes of cuda:1, as a network has images of the other device; copies come late."""
+    begun: dict[torch.device, list[tuple[Tensor, Tensor]]] = {}
+
+    class There(OnDevice):
+        device = property(lambda self: torch.device("cuda", 1))
+
+    class Stream:
+        def __init__(self, place: torch.device) -> None:
+            self.place = place
+
+        def record_event(self) -> Stream:
+            return self
+
+        def synchronize(self) -> None:
+            for there, here in begun.pop(self.place):
+                here.copy_(inside(there))
+
+    def begin(tensor: Tensor) -> Tensor:
+        here = torch.zeros_like(inside(tensor))
+        begun.setdefault(tensor.device, []).append((tensor, here))
+        return here
+
+    monkeypatch.setattr(landing, "_begin_copy", begin)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    features, hashes = _features(5, 4, 0), torch.arange(1, 11).view(5, 2)
+    features[3, 1] = torch.inf
+    for place in (OnDevice, There):
+        found, finite = landing.Landing(to_device(features), place(hashes)).wait()
+        assert torch.equal(found, hashes) and finite.tolist() == [True, True, True, False, True]
+        assert not begun
