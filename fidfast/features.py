@@ -51,7 +51,7 @@ class FeatureExtractor:
         self.tap_names = check_taps((str(feature_dim),) if taps is None else taps)
         self.feature_dim = sum(TAPS[tap][1] for tap in self.tap_names)
         self.preset: str | None = get_preset(preset).name
-        self.device = _resolve_device(device)
+        self.device = resolve_device(device)
         self.precision: str | None = resolve_precision(precision, self.device)
         self.compile = compile
         self.identity = FID_WEIGHTS_SHA256
@@ -145,7 +145,7 @@ class CallableExtractor:
         self._function = function
         module = function if isinstance(function, nn.Module) else nn.Module()
         placed: Tensor | None = next(chain(module.parameters(), module.buffers()), None)
-        self.device = placed.device if device is None and placed is not None else _resolve_device(device or "cpu")
+        self.device = placed.device if device is None and placed is not None else resolve_device(device or "cpu")
         if placed is not None and placed.device != self.device:
             raise ValueError(f"device: expected the feature_extractor on {self.device}, got {placed.device}; move it")
         self.feature_dim: int | None = None
@@ -234,7 +234,8 @@ def single_tap(extractor: FeatureExtractor | CallableExtractor) -> FeatureExtrac
     return extractor
 
 
-def _resolve_device(device: str | torch.device | None) -> torch.device:
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """The device meant, of CUDA ones the index too; None is the current one of CUDA, or the CPU. ValueError."""
     if device is None:
         return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     try:

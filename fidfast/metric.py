@@ -29,7 +29,7 @@ from fidfast.duplicates import (
 )
 from fidfast.eager import eager
 from fidfast.error_bars import GROUPS
-from fidfast.features import resolve_extractor, single_tap
+from fidfast.features import resolve_device, resolve_extractor, single_tap
 from fidfast.precision import undisturbed
 from fidfast.preprocessing import get_preset
 from fidfast.result import FidfastWarning, FIDResult
@@ -326,9 +326,9 @@ class FID:
             own = {name: self._options[name] for name in ("device", "precision", "compile", "weights")}
             extractor = single_tap(resolve_extractor(self._own, **own))
         else:
-            key = tuple(str(value) for value in self._options.values())
-            extractor = _networks.get(key) or resolve_extractor(**self._options)
-            _networks[key] = extractor
+            options = {**self._options, "device": resolve_device(self._options["device"])}  # with its index
+            key = tuple(map(str, options.values()))
+            extractor = _networks[key] = _networks.get(key) or resolve_extractor(**options)
         if self._real is not None:
             ours = empty_statistics(extractor, self._real.statistics.feature_dim)
             ours.source = "the network"

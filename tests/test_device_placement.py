@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import fidfast
-from fidfast import features, frechet_distance, landing, matrix_sqrt
+from fidfast import features, frechet_distance, landing, matrix_sqrt, metric
 from fidfast.chunk_graph import ChunkGraph
 from fidfast.features import CallableExtractor
 from fidfast.frechet import statistics_distance
@@ -247,3 +247,15 @@ def test_hashes_from_another_device_have_come_too(device: None, monkeypatch: pyt
         found, finite = landing.Landing(to_device(features), place(hashes)).wait()
         assert torch.equal(found, hashes) and finite.tolist() == [True, True, True, False, True]
         assert not begun
+
+
+def test_metrics_share_a_network_of_the_device_they_mean(device: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "cuda" and None mean the current device, which may be another one for the next metric."""
+    monkeypatch.setattr(metric, "resolve_extractor", lambda device, **_: CallableExtractor(torch.sum, device=device))
+    kept = []
+    for current in (0, 1, 0):
+        monkeypatch.setattr(torch.cuda, "current_device", lambda current=current: current)
+        for named in (None, "cuda", torch.device("cuda"), f"cuda:{current}"):
+            kept.append(fidfast.FID(_images(3), device=named)._network())
+            assert kept[-1].device == torch.device("cuda", current)
+    assert len(set(map(id, kept))) == 2
