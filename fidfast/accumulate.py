@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from array import array
@@ -23,6 +22,7 @@ from fidfast.groups import TAIL_ROWS, GroupedStatistics
 from fidfast.images import ImageSource
 from fidfast.landing import Landing
 from fidfast.moments import Sums
+from fidfast.ops.images_torch import with_places
 from fidfast.statistics import FeatureStatistics, StatisticsError
 
 Extractor = FeatureExtractor | CallableExtractor
@@ -318,8 +318,3 @@ def _chunks(source: Iterable[list[Tensor]], size: int) -> Iterator[list[Tensor]]
             del pending[:size]
     if pending:
         yield pending
-
-
-def with_places(message: str, before: int) -> str:
-    """``images[i]`` of a chunk → the image's place in its source, counting those that could be read."""
-    return re.sub(r"images\[(\d+)\]", lambda found: f"images[{before + int(found[1])}]", message)

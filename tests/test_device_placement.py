@@ -17,6 +17,7 @@ from fidfast import features, frechet_distance, landing, matrix_sqrt, metric
 from fidfast.chunk_graph import ChunkGraph
 from fidfast.features import CallableExtractor
 from fidfast.frechet import statistics_distance
+from fidfast.ops import uploads
 from fidfast.statistics import FeatureStatistics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -259,3 +260,78 @@ def test_metrics_share_a_network_of_the_device_they_mean(device: None, monkeypat
             kept.append(fidfast.FID(_images(3), device=named)._network())
             assert kept[-1].device == torch.device("cuda", current)
     assert len(set(map(id, kept))) == 2
+
+
+# Uploads of the host's images
+
+
+@pytest.fixture
+def uploaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many images each upload has had, to a device with our kernels."""
+    counts: list[int] = []
+    pack = uploads.pack
+    monkeypatch.setattr(uploads, "pack", lambda images: counts.append(len(images)) or pack(images))
+    with pretended(monkeypatch, make_backend("emulated").module):
+        yield counts
+
+
+def _sizes(*sizes: int) -> list[Tensor]:
+    return [_images(1, seed)[0].repeat(1, 3, 3)[:, :size, :size] for seed, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize(("dtype", "value_range"), [(torch.uint8, None), (torch.float32, (0, 1))])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_photographs_go_up_in_pieces(
+    uploaded: list[int],
+    dtype: torch.dtype,
+    value_range: tuple[int, int] | None,
+    channels_last: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In every bit as from one upload, which small images stay."""
+    images = [image.to(dtype) / 255 if dtype.is_floating_point else image for image in _sizes(10, 10, 27, 10, 12)]
+    options = {"value_range": value_range, "content_hash": True, "channels_last": channels_last, "device": CUDA}
+    expected, hashes = fidfast.ops.resize_normalize(images, "clean-fid", **options)
+    assert uploaded == [5]
+    for kilobytes, counts in ((0, [1, 1, 1, 1, 1]), (1, [2, 1, 2]), (2.8, [3, 2])):
+        uploaded.clear()
+        monkeypatch.setattr(uploads, "PIECE_BYTES", int(kilobytes * 1000) * dtype.itemsize)
+        out, found = fidfast.ops.resize_normalize(images, "clean-fid", **options)
+        assert uploaded == counts
+        assert isinstance(out, OnDevice) and isinstance(found, OnDevice) and out.stride() == expected.stride()
+        assert torch.equal(inside(out), inside(expected)) and torch.equal(inside(found), inside(hashes))
+        _, none = fidfast.ops.resize_normalize(images, "clean-fid", **{**options, "content_hash": False})
+        assert none.shape == (0, 2)
+    uploaded.clear()
+    out, _ = fidfast.ops.resize_normalize([to_device(image) for image in images], "clean-fid", **options)
+    assert torch.equal(inside(out), inside(expected)) and not uploaded, "what is there goes nowhere"
+
+
+def test_an_unusable_image_of_a_later_piece_is_named(uploaded: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "PIECE_BYTES", 3000)
+    images = [torch.full((3, 10, 10), value) for value in (0.5, 0.0, 1.0, 0.25, 3.0)]
+    with pytest.raises(ValueError, match=r"^images\[4\]: expected values in \[0, 1\] .*, got values from 3 to 3"):
+        fidfast.ops.resize_normalize(images, "pytorch-fid", value_range=(0, 1), device=CUDA)
+    assert uploaded == [2, 2, 1]
+
+
+def test_a_pinned_buffer_is_filled_again_once_its_copy_is_done(
+    uploaded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way: list[Event] = []
+
+    class Event:
+        def record(self, stream: object = None) -> None:
+            under_way.append(self)
+
+        def synchronize(self) -> None:
+            under_way.remove(self)
+
+    upload, views_of = uploads.Uploads(CUDA), uploads.views_of
+    seen: list[int] = []  # copies under way where the buffer is written, and where the memory there is cut
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(uploads, "views_of", lambda *of: seen.append(len(under_way)) or views_of(*of))
+    monkeypatch.setattr(uploads, "PIECE_BYTES", 300)
+    for piece in uploads.pieces(_sizes(10, 10, 10, 10, 10)):
+        upload(piece)
+    assert seen == [0, 1, *[1, 2] * 4]

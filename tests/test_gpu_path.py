@@ -9,7 +9,7 @@ from torch import Tensor
 import fidfast
 from fidfast import ops
 from fidfast.features import FeatureExtractor
-from fidfast.ops.uploads import Uploads, pack, unpack, views_of
+from fidfast.ops.uploads import PIECE_BYTES, Uploads, pack, pieces, unpack, views_of
 
 
 def _images(count: int, height: int = 40, width: int = 33, seed: int = 0) -> list[Tensor]:
@@ -35,6 +35,24 @@ def test_packed_images_come_out_as_they_went_in(dtype: torch.dtype) -> None:
     for image, out in zip(images, unpack(memory, packed), strict=True):
         assert torch.equal(out, image) and out.dtype == dtype
     assert packed.interleaved[:2] == [False, True]
+
+
+def test_pieces_hold_as_much_as_goes_up_at_once() -> None:
+    """Of 24 megapixels, 512 x 512 and 12000 x 12000; views of one pixel."""
+    pixel = torch.zeros(1, 1, 1, dtype=torch.uint8)
+    large, small, vast = (
+        pixel.expand(3, height, width) for height, width in ((4000, 6000), (512, 512), (12000, 12000))
+    )
+    for images, counts in (
+        ([large] * 8, [3, 3, 2]),
+        ([small] * 64, [64]),
+        ([small, vast, small, small, large], [1, 1, 3]),
+        ([], [0]),
+    ):
+        parts = pieces(images)
+        assert [len(part) for part in parts] == counts
+        assert [id(image) for part in parts for image in part] == [id(image) for image in images]
+        assert all(sum(image.numel() for image in part) <= PIECE_BYTES or len(part) == 1 for part in parts)
 
 
 @pytest.mark.cuda

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,11 +18,12 @@ from fidfast.ops.images_torch import (
     resize_normalize_torch,
     torch_hash,
     torch_to_255,
+    with_places,
 )
 from fidfast.ops.modules import cuda_module
 from fidfast.ops.symmetric_product import symmetric_product_route
 from fidfast.ops.threads import num_threads
-from fidfast.ops.uploads import uploads
+from fidfast.ops.uploads import pieces, uploads
 
 VALUE_RANGES = ((0.0, 1.0), (-1.0, 1.0))
 QUANTIZE = ("round", "truncate", None)
@@ -48,7 +50,8 @@ def resize_normalize(
     torch implementation on any other device.
 
     ``device`` is where the results are to be: images of the host go to a CUDA device that has our kernels as they are
-    and are resized there, through pinned memory; else the results go. Without it all stays on the images' device.
+    and are resized there, through pinned memory, in pieces of at most 256 MB (of float images each has its wait); else
+    the results go. Without it all stays on the images' device.
     """
     _check_images(images, value_range, quantize)
     if preset not in PRESETS:
@@ -60,12 +63,40 @@ def resize_normalize(
         return empty_out(0, dtype, channels_last, nowhere), torch.empty(0, 2, dtype=torch.int64, device=nowhere)
     low, high = value_range or VALUE_RANGES[0]
     tensors = [image.detach() for image in images]
+    run: Callable[..., tuple[Tensor, Tensor]] = torch.ops.fidfast.resize_normalize
     if device is not None and device.type == "cuda" and images[0].device.type == "cpu" and cuda_module() is not None:
-        tensors = uploads(device)(tensors)
-    out, hashes = torch.ops.fidfast.resize_normalize(
-        tensors, preset, float(low), float(high), quantize or "", dtype, channels_last, content_hash
-    )
+        run = partial(_resize_uploaded, device)
+    out, hashes = run(tensors, preset, float(low), float(high), quantize or "", dtype, channels_last, content_hash)
     return (out, hashes) if device is None else (out.to(device), hashes.to(device))
+
+
+def _resize_uploaded(
+    device: torch.device,
+    images: Sequence[Tensor],  # of the host
+    preset: str,
+    low: float,
+    high: float,
+    quantize: str,
+    dtype: torch.dtype,
+    channels_last: bool,
+    content_hash: bool,
+) -> tuple[Tensor, Tensor]:
+    """The op on a CUDA device, piece by piece."""
+    upload, options = uploads(device), (preset, low, high, quantize, dtype, channels_last, content_hash)
+    parts = pieces(images)
+    if len(parts) == 1:
+        return torch.ops.fidfast.resize_normalize(upload(images), *options)
+    out, start = empty_out(len(images), dtype, channels_last, device), 0
+    hashes: list[Tensor] = []
+    for part in parts:
+        try:
+            resized, found = torch.ops.fidfast.resize_normalize(upload(part), *options)
+        except ValueError as error:
+            raise ValueError(with_places(str(error), start)) from error
+        out[start : start + len(part)] = resized
+        hashes.append(found)
+        start += len(part)
+    return out, torch.cat(hashes)
 
 
 def content_hash(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -25,6 +26,11 @@ def raise_unusable(images: Sequence[Tensor], indices: Sequence[int], low: float,
     not_numbers = int(image.isnan().sum())
     got = f"NaN at {not_numbers} places" if not_numbers else f"values from {image.min():g} to {image.max():g}"
     raise ValueError(f"images[{indices[0]}]: expected values in [{low:g}, {high:g}] (value_range), got {got}")
+
+
+def with_places(message: str, before: int) -> str:
+    """``images[i]`` of a part → the image's place in the whole, where `before` images come before the part."""
+    return re.sub(r"images\[(\d+)\]", lambda found: f"images[{before + int(found[1])}]", message)
 
 
 def torch_to_255(

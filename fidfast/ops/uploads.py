@@ -10,7 +10,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_ALIGNMENT = 16  # bytes at which an image begins: the kernels read pieces of 16
+_ALIGNMENT = 16  # bytes at which an image begins: the kernels read 16 at once
+PIECE_BYTES = 2**28  # of one upload: 64 photographs of 24 megapixels are 4.6 GB, on the device and pinned on the host
+
+
+def pieces(images: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The images in their order, cut into parts that take at most PIECE_BYTES each, or are one image."""
+    found: list[list[Tensor]] = [[]]
+    size = 0
+    for image in images:
+        more = _aligned(image.numel() * image.element_size())
+        if found[-1] and size + more > PIECE_BYTES:
+            found.append([])
+            size = 0
+        found[-1].append(image)
+        size += more
+    return found
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 class Packed(NamedTuple):
@@ -31,7 +50,7 @@ def pack(images: Sequence[Tensor]) -> Packed:  # N x (3, H, W), any strides
         packed.dense.append(view)
         packed.interleaved.append(interleaved)
         packed.places.append(end)
-        end = -(-(end + view.numel() * view.element_size()) // _ALIGNMENT) * _ALIGNMENT
+        end += _aligned(view.numel() * view.element_size())
     return packed._replace(size=end)
 
 
@@ -52,7 +71,7 @@ def unpack(memory: Tensor, packed: Packed) -> list[Tensor]:
 
 class Uploads:
     """Two pinned buffers in turn, and a stream of its own for the copies: one runs while the device still works on the
-    images of the one before, and the host fills the other. Thread-safe; the memory grows to what a batch takes.
+    images of the one before, and the host fills the other. Thread-safe; the memory grows to what a piece takes.
     """
 
     def __init__(self, device: torch.device) -> None:
