@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_timing import device_gemm_rate, device_seconds
-from benchmarks.timing import check_close
+from benchmarks.timing import Keep, check_close, forget
 from fidfast import ops
 from fidfast.statistics import FeatureStatistics
 
@@ -57,7 +57,7 @@ def by_statistics(features: Tensor, batch_size: int) -> Tensor:
     return statistics.sigma
 
 
-def run(*, quick: bool = False) -> dict[str, Any]:
+def run(*, quick: bool = False, keep: Keep = forget) -> dict[str, Any]:
     dim, count = 2048, 50_000
     generator = torch.Generator("cuda").manual_seed(0)
     spread = torch.rand(dim, generator=generator, device="cuda") ** 3
@@ -85,13 +85,14 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     for dtype in (torch.float16, torch.bfloat16):
         rows = features.to(dtype)
         runs[f"kernel, {dtype}"] = lambda rows=rows: by_kernel(rows, shift)
-    taken = {name: device_seconds(call, rounds=3 if quick else 10) for name, call in runs.items()}
+    taken: dict[str, float] = {}
+    result = {"n": count, "feature_dim": dim, "max_relative_difference": differences, "seconds": taken}
+    for name, call in runs.items():
+        taken[name] = device_seconds(call, rounds=3 if quick else 10)
+        keep(result)
     rate = device_gemm_rate(torch.float64, size=2048)
     return {
-        "n": count,
-        "feature_dim": dim,
-        "max_relative_difference": differences,
-        "seconds": taken,
+        **result,
         "float64_flops": rate,
         "fraction_of_gemm": count * dim**2 / rate / taken["kernel"],
         "ratio_torch": taken["torch"] / taken["kernel"],

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.bench_network import FLOP_PER_IMAGE
 from benchmarks.gpu_timing import device_gemm_rate
+from benchmarks.timing import Keep, forget
 from fidfast import compute_fid, features
 from fidfast.features import FeatureExtractor
 from fidfast.statistics import FeatureStatistics
@@ -83,8 +84,10 @@ def network_rate(extractor: FeatureExtractor) -> float:
     return calls * extractor.chunk_size / (time.perf_counter() - started)
 
 
-def profile(real: FeatureStatistics, batch: Tensor, extractor: FeatureExtractor) -> dict[str, Any]:
-    """The kernels that take the device's time in one evaluation, and how much of the time it is busy."""
+def profile(real: FeatureStatistics, batch: Tensor) -> dict[str, Any]:
+    """The kernels that take the device's time in one evaluation in fp16, and how much of the time it is busy."""
+    extractor = FeatureExtractor(DIM, device="cuda", precision="fp16")
+    evaluated(real, batch[:640], extractor)
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as found:
         taken = evaluated(real, batch, extractor)["seconds"]
@@ -98,7 +101,27 @@ def profile(real: FeatureStatistics, batch: Tensor, extractor: FeatureExtractor)
     return {"images": len(batch), "seconds": taken, "busy_seconds": busy, "kernels": dict(most[:25])}
 
 
-def run(*, quick: bool = False) -> dict[str, Any]:
+def by_chunk() -> dict[str, float]:
+    """Images a second of the fp16 network by the images that it takes at a time."""
+    found = {}
+    for size in (32, 128, 256):
+        with chunks_of(size):
+            found[str(size)] = network_rate(FeatureExtractor(DIM, device="cuda", precision="fp16"))
+    return found
+
+
+def row_of(real: FeatureStatistics, batch: Tensor, extractor: FeatureExtractor, bound: float) -> dict[str, Any]:
+    evaluated(real, batch[:640], extractor)  # libraries, tables, graph
+    found = evaluated(real, batch, extractor)
+    found |= {"network_images_per_second": network_rate(extractor), "bound_images_per_second": bound}
+    return found | {
+        "precision": extractor.precision,
+        "compile": extractor.compile,
+        "compile_seconds": extractor.compile_seconds,
+    }
+
+
+def run(*, quick: bool = False, keep: Keep = forget) -> dict[str, Any]:
     real, batch = reference(), images(50_000)
     rates = {
         "fp32": device_gemm_rate(torch.float32),
@@ -108,27 +131,25 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     }
     rows: list[dict[str, Any]] = []
     result: dict[str, Any] = {"size": SIZE, "images": len(batch), "rows": rows}
-    ways = [("fp16", False), ("tf32", False), ("fp16", True), ("fp32", False), ("tf32", True), ("bf16", False)]
-    for precision, compiled in ways[: 4 if quick else None]:
+
+    def add(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print(row, flush=True)
+        keep(result)
+
+    for precision in ("fp16", "tf32", "fp32") if quick else ("fp16", "tf32", "fp32", "bf16"):
+        extractor = FeatureExtractor(DIM, device="cuda", precision=precision)
+        add(row_of(real, batch, extractor, rates[precision] / FLOP_PER_IMAGE))
+    result["fp16_images_per_second_by_chunk"] = by_chunk()
+    keep(result)
+    result["profile"] = profile(real, batch[:2560])
+    keep(result)
+    # Last: a cold torch.compile takes minutes, and the time may be up within it.
+    for precision in ("fp16",) if quick else ("fp16", "tf32"):
         try:
-            extractor = FeatureExtractor(DIM, device="cuda", precision=precision, compile=compiled)
+            extractor = FeatureExtractor(DIM, device="cuda", precision=precision, compile=True)
         except Exception as error:  # where torch.compile has no compiler for the device
-            if not compiled:
-                raise
-            rows.append({"precision": precision, "compile": True, "failed": str(error)[:500]})
+            add({"precision": precision, "compile": True, "failed": str(error)[:500]})
             continue
-        evaluated(real, batch[:640], extractor)  # libraries, tables, graph
-        found = evaluated(real, batch, extractor)
-        bound = rates[precision] / FLOP_PER_IMAGE
-        found |= {"network_images_per_second": network_rate(extractor), "bound_images_per_second": bound}
-        found |= {"precision": precision, "compile": compiled, "compile_seconds": extractor.compile_seconds}
-        rows.append(found)
-        print(rows[-1], flush=True)
-        if precision == "fp16" and not compiled:
-            result["profile"] = profile(real, batch[:2560], extractor)
-    by_chunk = {}
-    for size in (32, 128, 256):
-        with chunks_of(size):
-            by_chunk[str(size)] = network_rate(FeatureExtractor(DIM, device="cuda", precision="fp16"))
-    result["fp16_images_per_second_by_chunk"] = by_chunk
+        add(row_of(real, batch, extractor, rates[precision] / FLOP_PER_IMAGE))
     return result

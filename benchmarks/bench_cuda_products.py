@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_timing import device_gemm_rate, device_seconds
-from benchmarks.timing import check_close
+from benchmarks.timing import Keep, check_close, forget
 from fidfast.ops.modules import cuda_module, cuda_module_error
 from fidfast.ops.symmetric_product import symmetric_product_kernel, symmetric_product_torch
 
@@ -50,7 +50,7 @@ def jobs(product: Product, x: Tensor, g: Tensor) -> dict[str, Callable[[], Tenso
     }
 
 
-def run(*, quick: bool = False) -> dict[str, Any]:
+def run(*, quick: bool = False, keep: Keep = forget) -> dict[str, Any]:
     if cuda_module() is None:
         raise SystemExit(f"fidfast._cuda does not load: {cuda_module_error()}")
     operations = {"gram": 1, "polynomial": 1, "step": 4}  # times D³
@@ -82,4 +82,5 @@ def run(*, quick: bool = False) -> dict[str, Any]:
                     "ratio_torch, not mirrored": taken["torch, not mirrored"] / taken["kernel"],
                 }
             )
+            keep({"rows": rows})
     return {"rows": rows}

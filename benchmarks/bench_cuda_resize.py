@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.bench_resize import PATHS
-from benchmarks.timing import check_close, plain, seconds
+from benchmarks.timing import Keep, check_close, forget, plain, seconds
 from fidfast import ops, reference
 from fidfast.preprocessing import PRESETS, preprocess
 
@@ -74,14 +74,15 @@ def check(images: list[Tensor], preset: str, dtype: torch.dtype) -> float:
     return check_close(preset, apart, 0.0, absolute=2e-6 if dtype == torch.float32 else 2**-8)
 
 
-def run(*, quick: bool = False) -> dict[str, Any]:
+def run(*, quick: bool = False, keep: Keep = forget) -> dict[str, Any]:
     if not torch.cuda.is_available():
         raise SystemExit("this benchmark needs a CUDA device: torch sees none")
     if ops.kernels("cuda")["resize_normalize"] != "cuda":
         raise SystemExit("this benchmark needs fidfast._cuda: build it with nvcc")
     rounds = 5 if quick else 15
     bandwidth = copy_rate(rounds)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    result = {"device": torch.cuda.get_device_name(), "copy_bytes_per_second": bandwidth, "rows": rows}
     for size in (256, 1024) if quick else (256, 512, 1024):
         count = min(1024, 2**28 // (3 * size * size))  # the images alone are larger than any cache
         batch = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, device="cuda").permute(0, 3, 1, 2)
@@ -119,7 +120,8 @@ def run(*, quick: bool = False) -> dict[str, Any]:
                 planes = batch[: max(count // 4, 1)].contiguous()
                 theirs = device_seconds(lambda planes=planes, path=PATHS[preset]: path(planes), rounds)
                 rows[-4]["ratio_to_torch"] = theirs / len(planes) * rows[-4]["images_per_second"]
-    return {"device": torch.cuda.get_device_name(), "copy_bytes_per_second": bandwidth, "rows": rows}
+            keep(result)
+    return result
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import scipy.linalg
 import torch
 
 from benchmarks.bench_frechet import known_pair
-from benchmarks.timing import check_close, environment, medians, paired, paired_ratio, plain
+from benchmarks.timing import Keep, check_close, environment, forget, medians, paired, paired_ratio, plain
 from fidfast import matrix_sqrt
 
 
@@ -23,7 +23,7 @@ def residual(root: np.ndarray, a: np.ndarray) -> float:
     return float(np.linalg.norm(root @ root - a) / np.linalg.norm(a))
 
 
-def run(dim: int = 2048, *, quick: bool = False) -> dict[str, Any]:
+def run(dim: int = 2048, *, quick: bool = False, keep: Keep = forget) -> dict[str, Any]:
     dim = min(dim, 1024) if quick else dim
     a = known_pair(dim)[0]
     contestants: dict[str, Any] = {
@@ -39,17 +39,17 @@ def run(dim: int = 2048, *, quick: bool = False) -> dict[str, Any]:
             return root
 
         contestants["fidfast, GPU"] = by_device
-    residuals = {}
+    residuals: dict[str, float] = {}
+    result = {"dim": dim, "condition": float(np.linalg.cond(a)), "residual": residuals}
     for name, compute in contestants.items():
         root = compute()
         residuals[name] = residual(root.cpu().numpy() if isinstance(root, torch.Tensor) else np.asarray(root), a)
         if name != "scipy":
             check_close(f"{name}: residual", residuals[name], 0.0, absolute=1e-12)
+        keep(result)
     taken = paired(contestants, rounds=3)
     return {
-        "dim": dim,
-        "condition": float(np.linalg.cond(a)),
-        "residual": residuals,
+        **result,
         "seconds": medians(taken),
         "times_faster_than_scipy": {
             name: paired_ratio(taken, "scipy", name) for name in contestants if name != "scipy"

@@ -21,6 +21,12 @@ from benchmarks.paths import RESULTS
 PACKAGES = ("fidfast", "torch", "torchvision", "numpy", "scipy", "pillow")
 PEERS = ("pytorch-fid", "clean-fid", "torch-fidelity", "torchmetrics")
 
+Keep = Callable[[Mapping[str, Any]], object]  # a benchmark calls it with its result so far, each time a row is done
+
+
+def forget(_: Mapping[str, Any]) -> None:
+    """The Keep of who waits for the end."""
+
 
 def cpu_model() -> str:
     try:
