@@ -76,7 +76,7 @@ sanitize: setup
 	  OMP_NUM_THREADS=1 FIDFAST_EMULATION=asan FIDFAST_REQUIRE_EMULATION=1 \
 	  $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal -m "kernels and not cuda"
 
-# On a machine with a GPU: $(PYTHON) has torch with CUDA, pytest, setuptools, pybind11 and ninja; nvcc is installed.
+# On a machine with a GPU: $(PYTHON) has torch with CUDA, pytest, setuptools 77, pybind11 and ninja; nvcc is installed.
 # Nothing is downloaded or installed. The GPU's own architecture is compiled, unless TORCH_CUDA_ARCH_LIST says others.
 gpu-check:
 	PYTHON=$(PYTHON) benchmarks/gpu_check.sh

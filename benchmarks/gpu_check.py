@@ -7,13 +7,15 @@
 Each part is a process of its own, so that a fault in one does not reach the next; those that only look for faults run
 side by side. What came of a part stands in benchmarks/results/<gpu>.json as soon as it ends, beside what earlier calls
 left there, and its output in build/gpu-check/<part>.log. Nothing is installed: the Python that runs this has torch with
-CUDA, pytest, setuptools, pybind11 and ninja (and scipy, mpmath for some tests); nvcc is on PATH or in /usr/local/cuda.
-What needs the FID weights finds them as fidfast does; FIDFAST_WEIGHTS=FILE names them.
+CUDA, pytest, setuptools 77 or later, pybind11 and ninja (and scipy, mpmath for some tests); nvcc is on PATH or in
+/usr/local/cuda. TORCH_CUDA_ARCH_LIST says what is compiled; without it, for the GPU that is here.
+What needs the FID weights finds them as fidfast does; FIDFAST_WEIGHTS=FILE names them, and then no test may skip them.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -33,6 +35,8 @@ from benchmarks.timing import merge_result, read_result
 
 LOGS = REPOSITORY / "build" / "gpu-check"
 NEEDED = ("pytest", "setuptools", "pybind11", "ninja")
+OLDEST_SETUPTOOLS = 77  # the first to read pyproject.toml's license = "Apache-2.0"
+CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of all its cores, of how many
 # Kernel tests of the sanitizers. Two are left out: 4 GB of rows, and rows of 16384 pixels, are slow under them.
 KERNEL_TESTS = ("-m", "pytest", "-q", "-m", "kernels and cuda", "-k", "not further_apart and not longest")
 
@@ -86,16 +90,31 @@ def groups(names: Sequence[str], known: dict[str, Part]) -> Iterator[list[str]]:
         yield together
 
 
+def cores() -> int:
+    """How many may be used: a container may see all of a machine's and have the time of a few."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        share, period = CPU_SHARE.read_text().split()
+    except (OSError, ValueError):
+        return allowed
+    return allowed if share == "max" else max(1, min(allowed, int(share) // int(period)))
+
+
 def run_together(
     names: Sequence[str], known: dict[str, Part], seconds_left: float
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each part's name and outcome, as it ends."""
     LOGS.mkdir(parents=True, exist_ok=True)
+    threads = max(1, cores() // len(names))
     running: dict[str, tuple[subprocess.Popen[bytes], float, float]] = {}
     try:
         for name in names:
             try:
-                running[name] = begin(name, known[name]), time.perf_counter(), min(known[name].limit, seconds_left)
+                running[name] = (
+                    begin(name, known[name], threads),
+                    time.perf_counter(),
+                    min(known[name].limit, seconds_left),
+                )
             except OSError as error:
                 yield name, {"passed": False, "why": str(error)}
         while running:
@@ -119,9 +138,12 @@ def run_together(
             end(process)
 
 
-def begin(name: str, part: Part) -> subprocess.Popen[bytes]:
+def begin(name: str, part: Part, threads: int) -> subprocess.Popen[bytes]:
     """In a session of its own: a sanitizer's program ends with the sanitizer."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **part.environment}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if part.beside:  # threads that wait for each other's cores take fifty times as long
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment |= part.environment
     with (LOGS / f"{name}.log").open("w") as log:
         return subprocess.Popen(
             part.command, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
@@ -149,6 +171,12 @@ def prepare() -> str:
     absent = [name for name in NEEDED if not importlib.util.find_spec(name)]
     if absent:
         raise SystemExit(f"gpu-check: {sys.executable} has no {', '.join(absent)}: make gpu-check PYTHON=another")
+    setuptools = importlib.metadata.version("setuptools")
+    if int(setuptools.split(".")[0]) < OLDEST_SETUPTOOLS:
+        raise SystemExit(
+            f"gpu-check: setuptools: expected {OLDEST_SETUPTOOLS} or later, got {setuptools} in {sys.executable}: "
+            f'{sys.executable} -m pip install "setuptools>={OLDEST_SETUPTOOLS}"'
+        )
     import torch
 
     from benchmarks.gpu_timing import result_name
@@ -158,7 +186,15 @@ def prepare() -> str:
     capability = "{}.{}".format(*torch.cuda.get_device_capability())
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ.update(FIDFAST_CUDA="1", FIDFAST_REQUIRE_CUDA="1", PYTHONPATH=os.pathsep.join(paths))
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", capability)
+    if os.environ.get("FIDFAST_WEIGHTS"):  # they are here: a test that does not find them fails
+        os.environ.setdefault("FIDFAST_REQUIRE_WEIGHTS", "1")
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
+    os.environ["TORCH_CUDA_ARCH_LIST"] = listed or capability
+    whose = "as TORCH_CUDA_ARCH_LIST says" if listed else "its own"
+    print(
+        f"gpu-check: {torch.cuda.get_device_name()}, {capability}; compiled for {listed or capability}, {whose}",
+        flush=True,
+    )
     return result_name()
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
+import importlib.util
 import inspect
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -76,6 +80,81 @@ def test_nothing_runs_without_the_build_and_only_checks_run_side_by_side(gpu_che
     assert together[:2] == [["build"], ["tests", "memcheck", "racecheck", "initcheck", "synccheck"]]
     assert all(len(group) == 1 for group in together[2:])
     assert {"bounds", "covariance", "fid", "frechet", "matrix_sqrt", "products", "resize"} <= set(parts)
+
+
+def test_parts_side_by_side_share_the_cores(
+    gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = "import os; print(*map(os.environ.get, ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')))"
+    known = {name: part(gpu_check, code, beside=True) for name in ("one", "two", "three", "four", "five")}
+    known["timed"] = part(gpu_check, code)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64), raising=False)
+    monkeypatch.setattr(gpu_check, "CPU_SHARE", tmp_path / "cpu.max")
+
+    def said() -> set[str]:
+        assert gpu_check.check("a-gpu", list(known), known, seconds=600.0, into=None) == 0
+        assert (gpu_check.LOGS / "timed.log").read_text() == "7 7\n", "timed alone: as its caller has it"
+        return {(gpu_check.LOGS / f"{name}.log").read_text() for name in known if name != "timed"}
+
+    assert said() == {"12 12\n"}, "64 cores for five"
+    for share, expected in (("1600000 100000", "3 3\n"), ("max 100000", "12 12\n"), ("150000 100000", "1 1\n")):
+        (tmp_path / "cpu.max").write_text(f"{share}\n")  # as a container's
+        assert said() == {expected}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What must be there, and what the parts inherit
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prepared(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment that prepare() changes, on a machine that has what it needs."""
+    environment = {"HOME": "/"}
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "80.9.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU 3000")
+    return environment
+
+
+def test_a_setuptools_that_cannot_read_our_settings_is_named(
+    gpu_check: ModuleType, prepared: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    floors = {int(floor) for floor in re.findall(r"setuptools>=(\d+)", (ROOT / "pyproject.toml").read_text())}
+    assert len(floors) == 1
+    floor = floors.pop()
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"{floor - 1}.1.0")
+    with pytest.raises(SystemExit, match=rf"setuptools: expected {floor} or later, got {floor - 1}\.1\.0"):
+        gpu_check.prepare()
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"{floor}.0.1")
+    assert gpu_check.prepare() == "a-gpu-3000"
+
+
+@pytest.mark.parametrize(
+    "listed, said",
+    [(None, "9.0, its own"), ("", "9.0, its own"), ("7.5 8.0+PTX", "7.5 8.0+PTX, as TORCH_CUDA_ARCH_LIST")],
+)
+def test_what_is_compiled_is_said(
+    gpu_check: ModuleType, prepared: dict[str, str], capsys, listed: str | None, said: str
+) -> None:
+    if listed is not None:
+        prepared["TORCH_CUDA_ARCH_LIST"] = listed
+    gpu_check.prepare()
+    assert f"A GPU 3000, 9.0; compiled for {said}" in capsys.readouterr().out
+    assert prepared["TORCH_CUDA_ARCH_LIST"] == (listed or "9.0")
+
+
+def test_weights_that_are_named_must_be_found(gpu_check: ModuleType, prepared: dict[str, str]) -> None:
+    gpu_check.prepare()
+    assert "FIDFAST_REQUIRE_WEIGHTS" not in prepared
+    prepared["FIDFAST_WEIGHTS"] = "/no/such/file"
+    gpu_check.prepare()
+    assert prepared["FIDFAST_REQUIRE_WEIGHTS"] == "1"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
