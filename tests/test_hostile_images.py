@@ -139,10 +139,9 @@ def test_damaged_archives(tmp_path):
 
 
 def test_a_member_that_lies_about_its_size_is_refused(tmp_path):
-    with tarfile.open(tmp_path / "a.tar", "w") as file:
-        info = tarfile.TarInfo("0.png")
-        info.size = 3 << 30
-        file.addfile(info, None)
+    info = tarfile.TarInfo("0.png")
+    info.size = 3 << 30
+    (tmp_path / "a.tar").write_bytes(info.tobuf() + bytes(1024))  # Python 3.13's addfile() tells no such lie
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("0.png", b"\0" * 5_000_000)  # 5 kB that inflate to 5 MB
     data = (tmp_path / "a.zip").read_bytes()
