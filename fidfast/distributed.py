@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch import Tensor
 TIMEOUT = 600.0
 # What rank 0 has to say takes a moment to arrive: the others wait this much longer, so that all give one reason.
 _GRACE = 5.0
+# How long, at most, tensors are waited for that a collective has finished with: a backend might keep them for good.
+_LET_GO = 1.0
 # Numbers that several ranks computed from the same images on unlike machines differ by less than this.
 _SAME = 1e-5
 
@@ -159,7 +162,7 @@ class Ranks:
         if self.size == 1:
             return tensor
         moved = tensor.to(self.device).contiguous()
-        dist.all_reduce(moved, group=self.group)
+        self._collective(lambda x: dist.all_reduce(x, group=self.group), moved)
         return moved.to(tensor.device)
 
     def reduce(self, tensor: Tensor, to: int) -> Tensor | None:
@@ -167,7 +170,7 @@ class Ranks:
         if self.size == 1:
             return tensor
         moved = tensor.to(self.device).contiguous()
-        dist.reduce(moved, dst=self._members[to], group=self.group)
+        self._collective(lambda x: dist.reduce(x, dst=self._members[to], group=self.group), moved)
         return moved.to(tensor.device) if self.rank == to else None
 
     def broadcast(self, tensor: Tensor, source: int) -> Tensor:
@@ -175,7 +178,7 @@ class Ranks:
         if self.size == 1:
             return tensor
         moved = tensor.to(self.device, copy=True).contiguous()
-        dist.broadcast(moved, src=self._members[source], group=self.group)
+        self._collective(lambda x: dist.broadcast(x, src=self._members[source], group=self.group), moved)
         return moved.to(tensor.device)
 
     def gather_rows(self, rows: Tensor, counts: Sequence[int]) -> list[Tensor]:
@@ -185,8 +188,23 @@ class Ranks:
         padded = rows.new_zeros(max(counts), *rows.shape[1:], device=self.device)
         padded[: len(rows)] = rows
         gathered = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(gathered, padded, group=self.group)
+        self._collective(lambda x, *parts: dist.all_gather(list(parts), x, group=self.group), padded, *gathered)
         return [part[:count].to(rows.device) for part, count in zip(gathered, counts, strict=True)]
+
+    def _collective(self, run: Callable[..., Any], *tensors: Tensor) -> None:
+        """run(*tensors), and the group's threads have let go of them.
+
+        A thread of Gloo's drops a collective's tensors a little after the collective has returned, and needs Python's
+        lock for that. If this thread is in destroy_process_group by then it may hold the lock and wait for that thread,
+        for ever; if Python is ending, the process is aborted.
+        """
+        given = [tensor.detach() for tensor in tensors]  # that nobody else has
+        held = [weakref.ref(tensor) for tensor in given]
+        run(*given)
+        del given
+        end = time.monotonic() + _LET_GO
+        while self.device.type == "cpu" and any(one() is not None for one in held) and time.monotonic() < end:
+            time.sleep(1e-4)  # without the lock
 
     def exchange(self, said: Any) -> list[Any]:
         """Everybody's JSON value, by rank."""

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 import warnings
@@ -458,6 +459,34 @@ def test_collectives_of_nccl_take_tensors_on_the_device_of_the_group(monkeypatch
     ranks = Ranks()
     ranks.group, ranks.size = SimpleNamespace(bound_device_id=bound), 2
     assert ranks.device == (bound or torch.device("cuda", 1))
+
+
+def test_a_collective_returns_when_the_groups_thread_has_let_go_of_its_tensors(monkeypatch):
+    """Else it may ask for Python's lock while the group is destroyed (torch 2.6 hangs) or Python ends (it aborts)."""
+    held, drops = [], []
+
+    def drop():
+        time.sleep(0.05)
+        drops.append(len(held))
+        held.clear()
+
+    def all_gather(outputs, tensor, group):
+        for output in outputs:
+            output.copy_(tensor)
+        held.extend([*outputs, tensor])
+        threading.Thread(target=drop).start()
+
+    monkeypatch.setattr(dist, "all_gather", all_gather)
+    monkeypatch.setattr(dist, "get_backend_config", lambda group: "cpu:gloo")
+    ranks = Ranks()
+    ranks.size = 2
+    rows = torch.arange(6.0).view(3, 2)
+    for part, count in zip(ranks.gather_rows(rows, [3, 2]), (3, 2), strict=True):
+        assert torch.equal(part, rows[:count])
+    assert drops == [3] and held == []
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor, group: held.append(tensor.mul_(2)))
+    monkeypatch.setattr("fidfast.distributed._LET_GO", 0.01)
+    assert ranks.all_reduce(torch.ones(2)).tolist() == [2, 2]  # a backend that keeps them is not waited for long
 
 
 @pytest.mark.parametrize("name", MEASURES)
