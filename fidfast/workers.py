@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -236,3 +238,10 @@ def _as_is(packed: Packed) -> Packed:
 
 def _start_worker(worker_id: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process ends the workers
+    sys.excepthook = _unless_left
+
+
+def _unless_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A main process that ends while it takes over a batch says why itself; multiprocessing's thread adds nothing."""
+    if not issubclass(kind, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)

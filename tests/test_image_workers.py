@@ -108,6 +108,24 @@ def test_ctrl_c_ends_the_workers_with_one_traceback():
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
+LEFT = """
+import os, socket
+from multiprocessing.resource_sharer import DupFd
+from fidfast.workers import _start_worker
+
+_start_worker(0)
+batch = DupFd(os.dup(1))  # of a worker's batch: taken over through a socket
+with socket.socket(socket.AF_UNIX) as main:
+    main.connect(batch._id[0])  # and the main process ends
+os.close(batch.detach())  # the thread has gone on to the next one
+"""
+
+
+def test_a_worker_says_nothing_where_the_main_process_ends_while_it_takes_a_batch():
+    done = subprocess.run([sys.executable, "-c", LEFT], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to see the child processes")
 @pytest.mark.parametrize("how", ["exception", "close", "end"])
 def test_no_worker_outlives_its_source(tmp_path, how):
