@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,26 +63,18 @@ def resize_normalize(
         return empty_out(0, dtype, channels_last, nowhere), torch.empty(0, 2, dtype=torch.int64, device=nowhere)
     low, high = value_range or VALUE_RANGES[0]
     tensors = [image.detach() for image in images]
-    run: Callable[..., tuple[Tensor, Tensor]] = torch.ops.fidfast.resize_normalize
+    options = (preset, float(low), float(high), quantize or "", dtype, channels_last, content_hash)
     if device is not None and device.type == "cuda" and images[0].device.type == "cpu" and cuda_module() is not None:
-        run = partial(_resize_uploaded, device)
-    out, hashes = run(tensors, preset, float(low), float(high), quantize or "", dtype, channels_last, content_hash)
+        out, hashes = _resize_uploaded(device, tensors, options)
+    else:
+        out, hashes = torch.ops.fidfast.resize_normalize(tensors, *options)
     return (out, hashes) if device is None else (out.to(device), hashes.to(device))
 
 
-def _resize_uploaded(
-    device: torch.device,
-    images: Sequence[Tensor],  # of the host
-    preset: str,
-    low: float,
-    high: float,
-    quantize: str,
-    dtype: torch.dtype,
-    channels_last: bool,
-    content_hash: bool,
-) -> tuple[Tensor, Tensor]:
-    """The op on a CUDA device, piece by piece."""
-    upload, options = uploads(device), (preset, low, high, quantize, dtype, channels_last, content_hash)
+def _resize_uploaded(device: torch.device, images: list[Tensor], options: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    """The op with its ``options`` on a CUDA device, for images of the host, piece by piece."""
+    *_, dtype, channels_last, _ = options
+    upload = uploads(device)
     parts = pieces(images)
     if len(parts) == 1:
         return torch.ops.fidfast.resize_normalize(upload(images), *options)
